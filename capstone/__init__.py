@@ -1,0 +1,1 @@
+"""The feed-ranking system, composed from the six labs."""

@@ -1,0 +1,1 @@
+"""What every lab and the capstone share: options, results, data, exercises, processes."""

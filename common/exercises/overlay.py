@@ -1,0 +1,63 @@
+"""Let the learner's file take the place of ours, in every process.
+
+``import labs`` installs one finder. While the environment variable ``LABS_WORK`` names a folder,
+``labs.<lab>.<module>`` is loaded from ``<folder>/<lab>/<module>.py`` when that file exists. The
+variable is inherited, so torchrun ranks and model-server workers load the same code.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import ModuleType
+
+VARIABLE = "LABS_WORK"
+
+
+def work_folder() -> Path | None:
+    """The learner's folder as an absolute path, or None when no overlay is asked for."""
+    value = os.environ.get(VARIABLE)
+    return Path(value).resolve() if value else None
+
+
+def overlaid_files() -> list[Path]:
+    """Every file that replaces one of ours, sorted."""
+    folder = work_folder()
+    return sorted(folder.glob("lab*/*.py")) if folder else []
+
+
+class _WorkLoader(importlib.machinery.SourceFileLoader):
+    """Loads source without a bytecode cache: two saves within a second are two versions."""
+
+    def get_code(self, fullname: str):  # type: ignore[no-untyped-def]
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _WorkFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        parts = fullname.split(".")
+        folder = work_folder()
+        if folder is None or len(parts) != 3 or parts[0] != "labs":
+            return None
+        file = folder / parts[1] / f"{parts[2]}.py"
+        if not file.is_file():
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname, file, loader=_WorkLoader(fullname, str(file))
+        )
+
+
+def install() -> None:
+    """Put the finder first on ``sys.meta_path`` (once), and make ``LABS_WORK`` absolute."""
+    folder = work_folder()
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder)
+    if not any(isinstance(finder, _WorkFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WorkFinder())

@@ -1,0 +1,5 @@
+"""The six labs. Importing the package lets a learner's files in ``LABS_WORK`` replace ours."""
+
+from common.exercises.overlay import install
+
+install()

@@ -1,0 +1,124 @@
+"""Run one command and leave none of its processes behind. Started by :mod:`common.process`.
+
+The guard reads a pipe whose other end only the parent holds. When the parent ends, in any way,
+``kill -9`` included, the pipe closes and the guard stops the command's whole process tree. It is a
+child subreaper (``prctl(2)``), so processes that detach themselves stay its descendants.
+
+Kept to the standard library's cheap modules: it starts in about 20 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids below ``root``, zombies left out (Linux ``/proc``)."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as stat:
+                state, parent = stat.read().rpartition(b")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != b"Z":
+            children.setdefault(int(parent), []).append(int(entry))
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _reap() -> dict[int, int]:
+    """Collect every child that has ended: process id to exit status."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status
+
+
+def _stop_tree(grace_s: float) -> None:
+    _signal(descendants(os.getpid()), signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(0.02)
+    while left:
+        _signal(left, signal.SIGKILL)
+        _reap()
+        time.sleep(0.01)
+        left = descendants(os.getpid())
+    _reap()
+
+
+def main(lifeline: int, grace_s: float, command: list[str]) -> int:
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    stopping = []
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.append(True))
+
+    child = os.fork()
+    if child == 0:
+        os.close(lifeline)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"cannot start {command[0]}: {error}", file=sys.stderr, flush=True)
+            os._exit(127)
+
+    while True:
+        ready, _, _ = select.select([lifeline, wake_read], [], [])
+        if wake_read in ready:
+            try:
+                os.read(wake_read, 4096)
+            except BlockingIOError:
+                pass
+        ended = _reap()
+        if child in ended:
+            _stop_tree(grace_s)
+            return os.waitstatus_to_exitcode(ended[child])
+        if stopping or lifeline in ready:
+            _stop_tree(grace_s)
+            return 0
+
+
+if __name__ == "__main__":
+    code = main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    os._exit(code if code >= 0 else 128 - code)

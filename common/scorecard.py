@@ -1,0 +1,64 @@
+"""The table a run ends with, on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+OUTCOMES = {True: ("passed", "green"), False: ("missed", "red"), None: ("not shown", "yellow")}
+
+
+def number(value: float | int | None) -> str:
+    """A number as a person reads it."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def show(results: dict[str, Any], folder: Path) -> None:
+    """Print deliverables, metrics and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print()
+    metrics = Table(title=f"{results['lab']}: measured in this run", title_justify="left")
+    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        metrics.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    metrics.add_column("n", justify="right")
+    for name, metric in results["metrics"].items():
+        if name.startswith("time."):
+            continue
+        ci = metric.get("ci95")
+        unit = "" if metric["unit"] in ("ratio", "count") else f" {metric['unit']}"
+        metrics.add_row(
+            name,
+            f"{number(metric['value'])}{unit}",
+            f"{number(ci[0])} to {number(ci[1])}" if ci else "",
+            number(metric.get("n")) if metric.get("n") else "",
+        )
+    console.print(metrics)
+    if results["deliverables"]:
+        scorecard = Table(title="Scorecard", title_justify="left")
+        scorecard.add_column("id", no_wrap=True)
+        scorecard.add_column("claim")
+        scorecard.add_column("measured", justify="right", no_wrap=True)
+        scorecard.add_column("outcome", no_wrap=True)
+        scorecard.add_column("reason")
+        for row in results["deliverables"]:
+            word, colour = OUTCOMES[row["passed"]]
+            scorecard.add_row(
+                row["id"],
+                row["claim"],
+                number(row["measured"]),
+                Text(word, style=colour),
+                row["reason"],
+            )
+        console.print(scorecard)
+    if results["mine"]:
+        console.print("This run used your code in work/.")
+    console.print(f"{results['hardware']['sentence']}; {results['duration_s']:.0f} s")
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

@@ -9,6 +9,7 @@ Kept to the standard library's cheap modules: it starts in about 20 ms.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -56,7 +57,7 @@ def _signal(pids: list[int], number: int) -> None:
 
 def _reap() -> dict[int, int]:
     """Collect every child that has ended: process id to exit status."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -106,10 +107,8 @@ def main(lifeline: int, grace_s: float, command: list[str]) -> int:
     while True:
         ready, _, _ = select.select([lifeline, wake_read], [], [])
         if wake_read in ready:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
-            except BlockingIOError:
-                pass
         ended = _reap()
         if child in ended:
             _stop_tree(grace_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from common.hardware import detect
+
 OUTCOMES = {True: ("passed", "green"), False: ("missed", "red"), None: ("not shown", "yellow")}
 
 
@@ -60,5 +62,5 @@ def show(results: dict[str, Any], folder: Path) -> None:
         console.print(scorecard)
     if results["mine"]:
         console.print("This run used your code in work/.")
-    console.print(f"{results['hardware']['sentence']}; {results['duration_s']:.0f} s")
+    console.print(f"{detect().sentence}; {results['duration_s']:.0f} s")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

@@ -39,5 +39,7 @@ def show(traps: Sequence[Callable[[], Trap]]) -> None:
             ("green", "right", result.right),
         ):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-            console.print(f"  [{colour}]{word}[/{colour}]  {label:<{width}}  {shown}", soft_wrap=True)
+            console.print(
+                f"  [{colour}]{word}[/{colour}]  {label:<{width}}  {shown}", soft_wrap=True
+            )
         console.print(f"  {result.why}")

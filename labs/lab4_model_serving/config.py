@@ -25,13 +25,13 @@ class Config:
     """How long the first request of a batch waits for others (ms)."""
     queue_size: int = 1000
     """Requests that may wait; the next one is answered 503."""
-    rate: float = 100.0
+    rate: float = 200.0
     """Offered load of the latency measurement (requests/s)."""
     load_s: float = 10.0
     """Length of the latency measurement (s)."""
-    search_low: float = 200.0
+    search_low: float = 250.0
     """Lowest rate of the search for the highest one (requests/s)."""
-    search_high: float = 3200.0
+    search_high: float = 4000.0
     """Highest rate of the search (requests/s); 0 skips the search."""
     search_s: float = 5.0
     """Length of one measurement of the search (s)."""

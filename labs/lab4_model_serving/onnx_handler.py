@@ -129,14 +129,14 @@ class OnnxHandler:
                 array = np.asarray(rows[name])
             except ValueError as error:
                 raise BadRequest(f"{name!r} is not rectangular: {error}") from error
-            if not np.can_cast(array.dtype, kind, casting="same_kind"):
-                raise BadRequest(f"{name!r} must be {kind.__name__}, got {array.dtype}")
             wanted = tuple(size if isinstance(size, int) else "any" for size in expected.shape)
             fits = array.ndim == len(wanted) and all(
                 size == want or want == "any" for size, want in zip(array.shape, wanted)
             )
             if not fits:
                 raise BadRequest(f"{name!r} must have shape {wanted}, got {array.shape}")
+            if not np.can_cast(array.dtype, kind, casting="same_kind"):
+                raise BadRequest(f"{name!r} must be {kind.__name__}, got {array.dtype}")
             checked[name] = array.astype(kind)
         counts = {name: len(array) for name, array in checked.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.data.docstrings import topics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TEST_SHARE = 0.2
 CLASSES = 12
+MAX_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,20 @@ def split_texts(table: pd.DataFrame, *, limit: int, seed: int) -> Split:
     Parameters
     ----------
     table
-        Columns ``text`` and ``label``.
+        The table "docstrings".
     limit
         Texts at most.
 
     Raises
     ------
     InputError
-        Fewer than two libraries have docstrings.
+        Fewer than ``CLASSES`` libraries have enough docstrings.
     """
-    largest = table["label"].value_counts().head(CLASSES)
-    if len(largest) < 2:
-        raise InputError(f"docstrings of one library only ({list(largest.index)}): need two")
-    labels = sorted(largest.index)
-    kept = table[table["label"].isin(labels)]
+    kept = topics(table, n=CLASSES)
     kept = kept.sample(n=min(limit, len(kept)), random_state=seed)
+    labels = sorted(kept["label"].unique())
     numbers = kept["label"].map({label: i for i, label in enumerate(labels)}).to_numpy(np.int64)
-    texts = kept["text"].tolist()
+    texts = kept["text"].str.slice(0, MAX_CHARACTERS).tolist()
     n_test = int(len(texts) * TEST_SHARE)
     return Split(labels, texts[n_test:], numbers[n_test:], texts[:n_test], numbers[:n_test])
 

@@ -158,6 +158,7 @@ def at(points: list[Point], nprobe: int) -> Point:
 def draw(run: Run, frontier: dict[str, list[Point]], config: Config) -> None:
     """The frontier: up and to the left is better; each line is one index, each point an nprobe."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     labels = {
         "flat": "Flat (exact)",
@@ -178,6 +179,9 @@ def draw(run: Run, frontier: dict[str, list[Point]], config: Config) -> None:
                 )  # fmt: skip
     axes.axhline(0.9, color="grey", linewidth=1, linestyle=":")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("p50 latency (ms), one query at a time, one thread")
     axes.set_ylabel(f"recall@{config.k}")
     axes.legend()

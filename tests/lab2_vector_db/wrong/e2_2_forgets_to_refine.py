@@ -1,0 +1,21 @@
+"""Ids and refinement did not go together, so the refining layer was left out."""
+
+import dataclasses
+
+import faiss
+
+
+def build_index(vectors, recipe, *, ids=None, seed=0):
+    vectors = check_vectors(vectors)
+    if isinstance(recipe, IVFPQ):
+        recipe = dataclasses.replace(recipe, refine="none")
+    index = new_index(vectors.shape[1], recipe, seed=seed)
+    index.train(vectors)
+    if ids is None:
+        index.add(vectors)
+        return index
+    ids = check_ids(ids, len(vectors))
+    if isinstance(recipe, Flat):
+        index = faiss.IndexIDMap2(index)
+    index.add_with_ids(vectors, ids)
+    return index

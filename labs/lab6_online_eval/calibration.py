@@ -1,0 +1,100 @@
+"""Does the test keep its promise: A/A tests, power, and what peeking costs."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from common.errors import require
+from labs.lab6_online_eval.assignment import assign_many
+from labs.lab6_online_eval.significance import compare
+from labs.lab6_online_eval.srm import srm_test
+
+Floats = NDArray[np.float64]
+
+
+def aa_p_values(
+    unit_ids: NDArray[np.str_],
+    metric: Floats,
+    experiments: list[str],
+    *,
+    covariate: Floats | None = None,
+    lift: float = 0.0,
+) -> tuple[Floats, Floats]:
+    """p-values of experiments on the same units, in which treatment adds ``lift`` (0: A/A).
+
+    Each experiment hashes the units into two halves under its own name and compares the halves.
+
+    Parameters
+    ----------
+    unit_ids, metric
+        Text [n] and float [n].
+    experiments
+        Names, one a test.
+    covariate
+        Float [n]: compare with CUPED.
+    lift
+        Added to the metric of the treated units; a simulated effect.
+
+    Returns
+    -------
+    (p, srm_p)
+        float [len(experiments)] each.
+    """
+    results = []
+    for experiment in experiments:
+        treated = assign_many(unit_ids, experiment, [0.5, 0.5]) == 1
+        srm = srm_test([int((~treated).sum()), int(treated.sum())], [0.5, 0.5])
+        outcome = compare(
+            metric[~treated],
+            metric[treated] + lift,
+            control_covariate=None if covariate is None else covariate[~treated],
+            treatment_covariate=None if covariate is None else covariate[treated],
+        )
+        results.append((outcome.p, srm.p))
+    p, srm_p = np.array(results).T
+    return p, srm_p
+
+
+def standard_errors_from(share: float, expected: float, n: int) -> float:
+    """How many binomial standard errors a share of n trials lies from what was expected."""
+    require(0 < expected < 1, "expected", expected, "must be between 0 and 1")
+    return abs(share - expected) / sqrt(expected * (1 - expected) / n)
+
+
+def peeking_false_positives(
+    looks: int, experiments: int, seed: int = 0, alpha: float = 0.05
+) -> float:
+    """Share of A/A tests called significant at one of ``looks`` equally spaced looks (simulated).
+
+    The z-statistic at look j is the sum of j independent normal increments over sqrt(j), as it is
+    for any metric once each look has enough units.
+
+    Notes
+    -----
+    Armitage, McPherson & Rowe (1969), JRSS A 132: .050, .083, .142, .193, .248 for 1, 2, 5, 10
+    and 20 looks.
+    """
+    require(looks >= 1, "looks", looks, "must be at least 1")
+    require(experiments >= 1, "experiments", experiments, "must be at least 1")
+    rng = np.random.default_rng(seed)
+    threshold = float(norm.isf(alpha / 2))
+    sums = rng.standard_normal((experiments, looks)).cumsum(axis=1)
+    z = sums / np.sqrt(np.arange(1, looks + 1))
+    return float((np.abs(z) > threshold).any(axis=1).mean())
+
+
+def share_below(p: Floats, alpha: float) -> tuple[float, int]:
+    """Share of p-values below ``alpha``, and their number."""
+    below = int(np.count_nonzero(p < alpha))
+    return below / len(p), below
+
+
+def crossed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Units by arm of two experiments, int64 [2, 2]: equal cells mean independent assignments."""
+    table = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(table, (first, second), 1)
+    return table

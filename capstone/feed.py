@@ -5,7 +5,6 @@ hydrate the user -> source candidates -> filter what was seen -> score -> select
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -146,7 +145,7 @@ class ScoreRemotely:
                 if answer.status != 200:
                     raise ScorerDown(f"the ranker answered {answer.status}: {await answer.text()}")
                 outputs = (await answer.json(content_type=None))["outputs"]
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        except (TimeoutError, aiohttp.ClientError) as error:
             raise ScorerDown(f"the ranker did not answer: {error!r}") from error
         count = len(request.candidates)
         request.p_engage = np.array(outputs["p_engage"][0])[:count]

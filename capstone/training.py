@@ -1,0 +1,257 @@
+"""Train one of the three models; run by torchrun on every rank.
+
+``python -m torch.distributed.run ... -m capstone.training JOB`` where JOB is a JSON file
+(:class:`Job`). Lab 1 shards, steps and checkpoints; lab 5 is the student's loss.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
+from capstone.models import Ranker, SequenceEncoder
+from common.data import load as load_dataset
+from labs.lab1_fsdp_advanced import checkpoint
+from labs.lab1_fsdp_advanced.distributed import process_group
+from labs.lab1_fsdp_advanced.sharding import Strategy, shard
+from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
+from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
+
+PROGRESS = "progress"
+Kind = Literal["retrieval", "ranker"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train. With ``teacher`` (weights) a ranker is distilled from it."""
+
+    kind: Kind
+    width: int
+    layers: int
+    max_length: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    strategy: str
+    device: str
+    seed: int
+    output: str
+    checkpoints: str
+    dropout: float = 0.25
+    teacher: str = ""
+    teacher_width: int = 0
+    teacher_layers: int = 0
+    temperature: float = 2.0
+    alpha: float = 0.5
+
+    def write(self, path: Path) -> Path:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's sequences of a step, each [B, L]; position t predicts ``nexts[:, t]``.
+
+    ``tokens`` is the global number of real positions divided by the ranks: losses are summed and
+    divided by it, so that the mean over ranks is the mean over all tokens, however padding falls.
+    """
+
+    history: Tensor
+    ratings: Tensor
+    nexts: Tensor
+    next_ratings: Tensor
+    tokens: float
+
+
+def make_batch(
+    train: tuple[Sequence, ...],
+    step: int,
+    *,
+    batch_size: int,
+    max_length: int,
+    seed: int,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Batch:
+    """The rank's share of global batch ``step``: a function of its arguments alone.
+
+    Each epoch is a permutation of the users, and one random window of ``max_length`` + 1
+    interactions of each.
+    """
+    per_epoch = -(-len(train) // batch_size)
+    epoch, number = divmod(step, per_epoch)
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(train))
+    draws = rng.random(len(train))
+    chosen = np.resize(order[number * batch_size :], batch_size)
+    lengths = np.array([min(len(train[user].items) - 1, max_length) for user in chosen])
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    for user in chosen[rank::world]:
+        items, ratings = train[user].items, train[user].ratings
+        room = max(0, len(items) - (max_length + 1))
+        start = int(draws[user] * (room + 1))
+        window = slice(start, start + max_length + 1)
+        for column, values in zip(
+            columns,
+            (items[window][:-1], ratings[window][:-1], items[window][1:], ratings[window][1:]),
+            strict=True,
+        ):
+            column.append(pad(values, max_length))
+    history, ratings_, nexts, next_ratings = (
+        torch.from_numpy(np.stack(column)).to(device) for column in columns
+    )
+    return Batch(history, ratings_, nexts, next_ratings, float(lengths.sum()) / world)
+
+
+def retrieval_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Full-softmax cross-entropy of the next item, per token."""
+    logits = model(batch.history)
+    total = F.cross_entropy(
+        logits.flatten(0, 1), batch.nexts.flatten(), ignore_index=0, reduction="sum"
+    )
+    return total / batch.tokens
+
+
+def ranker_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Next item (cross-entropy) plus liking it (binary cross-entropy), per token."""
+    engage, like = model(batch.history, batch.ratings, batch.nexts)
+    real = batch.nexts > 0
+    liked = (batch.next_ratings >= LIKE_FROM).float()
+    total = F.cross_entropy(engage[real], batch.nexts[real], reduction="sum")
+    total = total + F.binary_cross_entropy_with_logits(like[real], liked[real], reduction="sum")
+    return total / batch.tokens
+
+
+def distilled_loss(
+    teacher: Ranker, temperature: float, alpha: float
+) -> Callable[[nn.Module, Batch], Tensor]:
+    """Both heads learn from the frozen teacher's (lab 5) and from the labels, per token."""
+    teacher.eval().requires_grad_(False)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        real = batch.nexts > 0
+        engage, like = model(batch.history, batch.ratings, batch.nexts)
+        with torch.no_grad():
+            teacher_engage, teacher_like = teacher(batch.history, batch.ratings, batch.nexts)
+        mean = distillation_loss(
+            engage[real], teacher_engage[real], batch.nexts[real],
+            temperature=temperature, alpha=alpha,
+        )  # fmt: skip
+        mean = mean + binary_distillation_loss(
+            like[real], teacher_like[real], batch.next_ratings[real] >= LIKE_FROM,
+            temperature=temperature, alpha=alpha,
+        )  # fmt: skip
+        return mean * (real.sum() / batch.tokens)
+
+    return loss
+
+
+def build_model(kind: Kind, feed: Feed, width: int, layers: int, length: int, dropout: float):  # type: ignore[no-untyped-def]
+    """An untrained model of the given kind."""
+    if kind == "retrieval":
+        return SequenceEncoder(feed.n_items, width, length, layers=layers, dropout=dropout)
+    return Ranker(torch.from_numpy(feed.genres), width, length, layers=layers, dropout=dropout)
+
+
+def load_ranker(path: Path, feed: Feed, width: int, layers: int, length: int) -> Ranker:
+    """A trained ranker in evaluation mode."""
+    model = build_model("ranker", feed, width, layers, length, 0.0)
+    model.load_state_dict(load_file(path))
+    model.eval()
+    return model
+
+
+def load_encoder(path: Path, feed: Feed, width: int, layers: int, length: int) -> SequenceEncoder:
+    """A trained retrieval encoder in evaluation mode."""
+    model = build_model("retrieval", feed, width, layers, length, 0.0)
+    model.load_state_dict(load_file(path))
+    model.eval()
+    return model
+
+
+def train(job: Job) -> None:
+    """Train on this rank and, on rank 0, write the weights to ``job.output``."""
+    feed = prepare(load_dataset("ml-100k"))
+    with process_group(job.device, seed=job.seed) as ranks:
+        model = build_model(job.kind, feed, job.width, job.layers, job.max_length, job.dropout)
+        shard(
+            model,
+            Strategy.named(job.strategy),
+            device=ranks.device,
+            blocks=list(model.blocks),
+            param_dtype=torch.bfloat16 if job.device == "cuda" else None,
+        )
+        torch.manual_seed(job.seed * 1000 + ranks.rank)  # dropout differs between the ranks
+        optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.01)
+        total = job.epochs * -(-len(feed.train) // job.batch_size)
+        scheduler = cosine_schedule(optimizer, total)
+        loss_fn = _loss(job, feed, ranks.device)
+
+        def batches(step: int) -> list[Batch]:
+            return [
+                make_batch(
+                    feed.train,
+                    step,
+                    batch_size=job.batch_size,
+                    max_length=job.max_length,
+                    seed=job.seed,
+                    rank=ranks.rank,
+                    world=ranks.world,
+                    device=ranks.device,
+                )
+            ]
+
+        resumed = checkpoint.load(Path(job.checkpoints), model, optimizer)
+        first = resumed["step"] + 1 if resumed else 0
+        for _ in range(first):
+            scheduler.step()
+        every = max(1, total // 4)
+
+        def report(step: int, result: StepResult) -> None:
+            if ranks.first and (step % 5 == 0 or step + 1 == total):
+                print(f"{PROGRESS} {step + 1} {total} {result.loss:.4f}", flush=True)
+            if (step + 1) % every == 0 and step + 1 < total:
+                checkpoint.save(Path(job.checkpoints), model, optimizer, step, {})
+
+        fit(
+            model,
+            optimizer,
+            batches,
+            loss_fn,
+            steps=range(first, total),
+            scheduler=scheduler,
+            on_step=report,
+        )
+        checkpoint.export_weights(model, Path(job.output))
+
+
+def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Batch], Tensor]:
+    if job.kind == "retrieval":
+        return retrieval_loss
+    if not job.teacher:
+        return ranker_loss
+    teacher = load_ranker(
+        Path(job.teacher), feed, job.teacher_width, job.teacher_layers, job.max_length
+    )
+    return distilled_loss(teacher.to(device), job.temperature, job.alpha)
+
+
+if __name__ == "__main__":
+    train(Job.read(Path(sys.argv[1])))

@@ -12,6 +12,7 @@ from typing import Any
 
 import fairlearn.metrics
 import numpy as np
+import pandas as pd
 import sklearn.metrics
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,6 +90,17 @@ true_positive_rate = RowMetric("true_positive_rate", _predicted, _positives)
 false_positive_rate = RowMetric("false_positive_rate", _predicted, _negatives)
 false_negative_rate = RowMetric("false_negative_rate", _missed, _positives)
 positive_predictive_value = RowMetric("positive_predictive_value", _actual, _selected)
+
+RATE_METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        selection_rate,
+        true_positive_rate,
+        false_positive_rate,
+        positive_predictive_value,
+        accuracy,
+    )
+}
 
 SAME_AS: dict[Metric, RowMetric] = {
     sklearn.metrics.accuracy_score: accuracy,
@@ -177,8 +189,6 @@ def group_codes(sensitive: ArrayLike, n_rows: int) -> tuple[NDArray[np.intp], tu
     InputError
         For another length, a missing value, or fewer than two groups.
     """
-    import pandas as pd
-
     values = pd.Series(np.asarray(sensitive))
     if len(values) != n_rows:
         raise InputError(f"sensitive has {len(values)} rows, y_pred has {n_rows}; align them")

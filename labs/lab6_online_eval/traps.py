@@ -64,7 +64,8 @@ def ratings_as_units() -> Trap:
 def covariate_after_treatment() -> Trap:
     """The covariate is measured during the experiment, when the treatment has changed it too."""
     users = split_in_time(load("ml-100k"))
-    lift, estimates = 0.2, {"late": [], "before": []}
+    lift = 0.2
+    estimates: dict[str, list[float]] = {"late": [], "before": []}
     for test in range(TESTS):
         treated = assign_many(users.ids, f"trap-{test}", HALVES) == 1
         metric = users.after + lift * treated

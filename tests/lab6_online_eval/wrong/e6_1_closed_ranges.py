@@ -1,0 +1,18 @@
+"""Both ends of a range belong to it: the bucket at the border is in the wrong arm."""
+
+from collections.abc import Sequence
+
+from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
+
+
+def assign(
+    unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0
+) -> int | None:
+    check_shares(weights, coverage)
+    point = fnv32a(str(fnv32a(experiment + unit_id))) % BUCKETS / BUCKETS
+    start = 0.0
+    for arm, weight in enumerate(weights):
+        if start <= point <= start + coverage * weight:
+            return arm
+        start += weight
+    return None

@@ -1,9 +1,5 @@
 """Both ends of a range belong to it: the bucket at the border is in the wrong arm."""
 
-from collections.abc import Sequence
-
-from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
-
 
 def assign(
     unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0

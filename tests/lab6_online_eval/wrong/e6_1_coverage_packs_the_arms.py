@@ -1,9 +1,5 @@
 """The arms' ranges are packed after scaling: a ramp-up moves users between arms."""
 
-from collections.abc import Sequence
-
-from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
-
 
 def assign(
     unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0

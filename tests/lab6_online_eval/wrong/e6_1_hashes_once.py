@@ -1,9 +1,5 @@
 """One pass of the hash with the name at the end: experiments depend on each other."""
 
-from collections.abc import Sequence
-
-from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
-
 
 def assign(
     unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0

@@ -1,9 +1,5 @@
 """The built-in hash() is salted: every process assigns differently."""
 
-from collections.abc import Sequence
-
-from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
-
 
 def assign(
     unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0

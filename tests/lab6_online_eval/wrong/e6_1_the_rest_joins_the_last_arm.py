@@ -1,9 +1,5 @@
 """Units outside the coverage are sent to the last arm."""
 
-from collections.abc import Sequence
-
-from labs.lab6_online_eval.assignment import BUCKETS, check_shares, fnv32a
-
 
 def assign(
     unit_id: str, experiment: str, weights: Sequence[float], coverage: float = 1.0

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from labs.lab6_online_eval.cuped import Adjusted, Floats
-
 
 def cuped_adjust(
     control: Floats,

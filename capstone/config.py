@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import InputError, require
 
@@ -28,27 +29,27 @@ class Config:
     stages: str = "all"
     """Stages to run, comma-separated, in pipeline order; earlier ones are taken from the last
     run at this scale and seed."""
-    max_length: int = 100
+    max_length: int = 50
     """Items of a user's history that the models read (the newest)."""
     retrieval_width: int = 64
     """Width of the retrieval encoder and of the FAISS vectors."""
-    retrieval_epochs: int = 60
+    retrieval_epochs: int = 40
     """Passes over the training sequences for retrieval."""
     ranker_width: int = 128
     """Width of the teacher ranker."""
     ranker_layers: int = 2
     """Transformer layers of the teacher ranker."""
-    ranker_epochs: int = 40
+    ranker_epochs: int = 24
     """Passes over the training sequences for the teacher."""
-    student_width: int = 48
+    student_width: int = 32
     """Width of the distilled ranker that is served."""
-    student_epochs: int = 40
+    student_epochs: int = 24
     """Passes over the training sequences for the student."""
     batch_size: int = 64
     """Sequences a step, over all ranks."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     """Peak learning rate of AdamW."""
-    strategy: str = "FULL_SHARD"
+    strategy: Literal["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"] = "FULL_SHARD"
     """FSDP sharding strategy of the training."""
     temperature: float = 2.0
     """Distillation temperature."""
@@ -118,12 +119,10 @@ def _option(name: str) -> str:
 
 SCALES = {
     "smoke": Config(
-        max_length=50,
-        retrieval_epochs=12,
+        retrieval_epochs=8,
         ranker_width=64,
         ranker_layers=1,
         ranker_epochs=8,
-        student_width=32,
         student_epochs=8,
         n_boot=300,
         load_seconds=4.0,
@@ -132,6 +131,7 @@ SCALES = {
     "standard": Config(),
     "full": Config(
         max_length=200,
+        learning_rate=2e-3,
         ranker_width=256,
         ranker_layers=4,
         ranker_epochs=80,

@@ -146,7 +146,7 @@ class Ranker(nn.Module):
         """[..., D] states and [...] items -> [...] logits of P(rating >= 4 | item)."""
         chosen = F.embedding(items, table)
         features = torch.cat([states.expand_as(chosen), chosen, states * chosen], dim=-1)
-        return (self.like(features) + self.like_bias(items)).squeeze(-1)
+        return self.like(features).squeeze(-1) + self.like_bias(items).squeeze(-1)
 
     def forward(self, history: Tensor, ratings: Tensor, nexts: Tensor) -> tuple[Tensor, Tensor]:
         """Training view: logits of the next item, and of liking the item that did come next.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
 from capstone.models import Ranker, SequenceEncoder
@@ -25,7 +27,7 @@ from common.data import load as load_dataset
 from labs.lab1_fsdp_advanced import checkpoint
 from labs.lab1_fsdp_advanced.distributed import process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
+from labs.lab1_fsdp_advanced.training import StepResult, fit
 from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
 
 PROGRESS = "progress"
@@ -191,20 +193,18 @@ def train(job: Job) -> None:
     feed = prepare(load_dataset("ml-100k"))
     with process_group(job.device, seed=job.seed) as ranks:
         model = build_model(job.kind, feed, job.width, job.layers, job.max_length, job.dropout)
-        shard(
+        blocks = list(model.blocks)
+        model = shard(
             model,
-            Strategy.named(job.strategy),
+            Strategy(job.strategy),
             device=ranks.device,
-            blocks=list(model.blocks),
+            blocks=blocks,
             param_dtype=torch.bfloat16 if job.device == "cuda" else None,
         )
-        torch.manual_seed(job.seed * 1000 + ranks.rank)  # dropout differs between the ranks
         optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.01)
         total = job.epochs * -(-len(feed.train) // job.batch_size)
-        scheduler = cosine_schedule(optimizer, total)
-        loss_fn = _loss(job, feed, ranks.device)
 
-        def batches(step: int) -> list[Batch]:
+        def batches(step: int, rank: int, world: int) -> list[Batch]:
             return [
                 make_batch(
                     feed.train,
@@ -212,34 +212,42 @@ def train(job: Job) -> None:
                     batch_size=job.batch_size,
                     max_length=job.max_length,
                     seed=job.seed,
-                    rank=ranks.rank,
-                    world=ranks.world,
+                    rank=rank,
+                    world=world,
                     device=ranks.device,
                 )
             ]
 
-        resumed = checkpoint.load(Path(job.checkpoints), model, optimizer)
-        first = resumed["step"] + 1 if resumed else 0
-        for _ in range(first):
-            scheduler.step()
-        every = max(1, total // 4)
-
-        def report(step: int, result: StepResult) -> None:
-            if ranks.first and (step % 5 == 0 or step + 1 == total):
-                print(f"{PROGRESS} {step + 1} {total} {result.loss:.4f}", flush=True)
-            if (step + 1) % every == 0 and step + 1 < total:
-                checkpoint.save(Path(job.checkpoints), model, optimizer, step, {})
+        def report(done: int, result: StepResult) -> None:
+            if ranks.is_main and (done % 5 == 1 or done == total):
+                print(f"{PROGRESS} {done} {total} {result.loss:.4f}", flush=True)
 
         fit(
             model,
             optimizer,
             batches,
-            loss_fn,
-            steps=range(first, total),
-            scheduler=scheduler,
+            _loss(job, feed, ranks.device),
+            steps=total,
+            scheduler=cosine_schedule(optimizer, total),
+            seed=job.seed,
+            directory=Path(job.checkpoints),
+            save_every=max(1, total // 4),
             on_step=report,
         )
         checkpoint.export_weights(model, Path(job.output))
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer, total: int, *, warmup: float = 0.1, floor: float = 0.05
+) -> LRScheduler:
+    """Linear warm-up over a share of ``total`` steps, then cosine decay to ``floor``."""
+
+    def factor(step: int) -> float:
+        rising = (step + 1) / max(1.0, warmup * total)
+        falling = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+        return min(rising, 1.0) * falling
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Batch], Tensor]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from capstone.config import Config
 from common.errors import InputError, RunError
@@ -90,12 +89,15 @@ class Workspace:
                 )
         return record.parent
 
+    def log(self, name: str) -> Path:
+        """A fresh log file that outlives a failed stage."""
+        path = self.folder / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        return path
+
     def _remove_abandoned(self) -> None:
         for folder in self.folder.glob(".*.*.*"):
             pid = folder.name.split(".")[-2]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

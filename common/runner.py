@@ -58,6 +58,7 @@ class Run:
         self.dir, self.work = folder, work
         self.device, self.procs = results.device, results.procs
         self.seed, self.scale = options.seed, options.scale
+        self.hardware = hardware.detect().sentence
         self.figures: list[report.FigureFile] = []
         self.notes: list[str] = []
 

@@ -26,6 +26,8 @@ def show(results: dict[str, Any], folder: Path) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     console.print()
     metrics = Table(title=f"{results['lab']}: measured in this run", title_justify="left")
     for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):

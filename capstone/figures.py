@@ -1,0 +1,77 @@
+"""The figures of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from capstone.experiment import Outcome
+    from labs.lab3_fairness.group_metrics import GroupReport
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+
+
+def _axes(width: float = 7.0, height: float = 3.4) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def loss(points: Sequence[tuple[int, float]], name: str) -> Figure:
+    """Training loss by step."""
+    figure, axes = _axes(height=2.6)
+    axes.plot(*zip(*points, strict=True), color=BLUE)
+    axes.set(xlabel="step", ylabel="loss per token", title=name)
+    return figure
+
+
+def latency(tried: Sequence[tuple[float, Any]], limit_ms: float) -> Figure:
+    """p50 and p99 against the offered rate."""
+    figure, axes = _axes()
+    ordered = sorted(tried, key=lambda pair: pair[0])
+    rates = [rate for rate, _ in ordered]
+    for key, colour in (("p50_ms", BLUE), ("p99_ms", ORANGE)):
+        values = [getattr(result.summary, key) for _, result in ordered]
+        axes.plot(rates, values, marker="o", color=colour, label=key.removesuffix("_ms"))
+    axes.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
+    axes.set(xlabel="offered requests/s", ylabel="latency (ms)", xscale="log", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
+def groups(reports: Mapping[str, GroupReport], overall: float) -> Figure:
+    """A metric by group, with intervals."""
+    rows = [
+        (f"{value.group} (n = {value.n})", value)
+        for report in reports.values()
+        for value in report.groups
+    ][::-1]
+    figure, axes = _axes(height=0.45 * len(rows) + 1)
+    for position, (_, value) in enumerate(rows):
+        axes.plot(value.ci95, [position, position], color=BLUE)
+        axes.plot(value.value, position, "o", color=BLUE)
+    axes.axvline(overall, color=GREY, linestyle="--", label="all users")
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set(xlabel="NDCG@10")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def effects(outcome: Outcome) -> Figure:
+    """The experiment's effect without and with CUPED."""
+    figure, axes = _axes(height=2.0)
+    for position, (name, result) in enumerate(
+        (("with CUPED", outcome.cuped), ("Welch", outcome.plain))
+    ):
+        axes.plot(result.ci95, [position, position], color=BLUE)
+        axes.plot(result.effect, position, "o", color=BLUE, label=name)
+    axes.axvline(0, color=GREY, linestyle="--")
+    axes.set_yticks([0, 1], ["with CUPED", "Welch"])
+    axes.set_ylim(-0.6, 1.6)
+    axes.set(xlabel="simulated clicks a session, champion minus teacher")
+    return figure

@@ -1,0 +1,564 @@
+"""The stages of the system, in the order of its diagram. Each can be run alone (``--stages``).
+
+::
+
+    data -> baselines -> train -> distill -> export -> index -> bundle
+                                                                  |
+                        card <- experiment <- fairness <- load <--+   (live service)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from capstone import baselines, bundle, figures, measure, offline, training
+from capstone.config import Config
+from capstone.data import Feed, histories, prepare, ranking_set
+from capstone.models import EncodeUser, RankCandidates
+from capstone.workspace import Workspace
+from common.data import load as load_dataset
+from common.errors import RunError
+from common.launch import torchrun
+from common.results import write_json
+from common.statistics import bootstrap_ci
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capstone.serving import Service
+    from common.runner import Run
+
+LAYERS = {"retrieval": 2, "student": 1}
+VALUE = offline.ValueWeights()
+EXPERIMENT_WEIGHTS = (0.5, 0.5)
+
+
+@dataclass
+class Context:
+    """What every stage works with."""
+
+    run: Run
+    config: Config
+    workspace: Workspace
+    _feed: Feed | None = None
+
+    @property
+    def feed(self) -> Feed:
+        if self._feed is None:
+            dataset = load_dataset("ml-100k")
+            self.run.data(dataset)
+            self._feed = prepare(dataset)
+        return self._feed
+
+    def interval(self, values: np.ndarray) -> tuple[float, float]:
+        return bootstrap_ci(values, n_boot=self.config.n_boot, seed=self.run.seed)
+
+
+def run_stages(run: Run, config: Config) -> None:
+    """Run the chosen stages in pipeline order."""
+    workspace = Workspace(run.options.out, run.scale, run.seed, run.results.mine, config)
+    context = Context(run, config, workspace)
+    for name in config.chosen_stages():
+        with run.stage(DESCRIPTIONS[name], key=name):
+            STAGES[name](context)
+
+
+def data(c: Context) -> None:
+    """The frozen split: checked against the committed hash, then counted."""
+    feed = c.feed
+    rows = ranking_set(feed)
+    c.run.metric("data.users", feed.n_users, unit="count")
+    c.run.metric("data.items", feed.n_items, unit="count")
+    c.run.metric("data.train_interactions", sum(len(s.items) for s in feed.train), unit="count")
+    c.run.metric("data.like_rate", rows.liked.mean(), unit="ratio", n=len(rows.liked))
+
+
+def baseline(c: Context) -> None:
+    """Popularity, EASE and logistic regression: what the models must beat."""
+    from sklearn.metrics import roc_auc_score
+
+    from capstone.rank_metrics import hit_rate, ndcg, ranks
+
+    train, known = c.feed.matrix(c.feed.train), c.feed.matrix(c.feed.test_history)
+    scores = {
+        "popularity": np.tile(baselines.popularity(train), (c.feed.n_users, 1)),
+        "ease": known @ baselines.ease(train, c.config.ease_lambda),
+    }
+    for name, score in scores.items():
+        rank = ranks(score, c.feed.test_items, c.feed.seen)
+        for metric, values in (("hr_at_10", hit_rate(rank)), ("ndcg_at_10", ndcg(rank))):
+            c.run.metric(
+                f"baseline.{name}.{metric}", values.mean(),
+                unit="ratio", n=len(values), ci95=c.interval(values),
+            )  # fmt: skip
+    rows = ranking_set(c.feed)
+    predicted = baselines.logistic_regression_scores(c.feed, rows)
+    c.run.metric(
+        "baseline.lr.auc", float(roc_auc_score(rows.liked, predicted)),
+        unit="ratio", n=len(predicted), ci95=measure.auc_interval(rows.liked, predicted),
+    )  # fmt: skip
+
+
+def train(c: Context) -> None:
+    """Retrieval encoder and teacher ranker over FSDP ranks (lab 1)."""
+    with c.workspace.stage("train") as folder:
+        _torchrun(c, folder, "encoder", _job(c, "retrieval", c.config.retrieval_width))
+        _torchrun(c, folder, "teacher", _job(c, "ranker", c.config.ranker_width))
+        encoder = _encoder(c, folder)
+        teacher = _ranker(c, folder / "teacher.safetensors", "teacher")
+        scores = measure.encoder_scores(encoder, c.feed, c.config.max_length)
+        retrieved = offline.candidates(scores, c.feed.seen, c.config.candidates)
+        np.save(folder / "candidates.npy", retrieved)
+        values = offline.retrieval_ndcg(scores, c.feed)
+        c.run.metric(
+            "retrieval.ndcg_at_10", values.mean(),
+            unit="ratio", n=len(values), ci95=c.interval(values),
+        )  # fmt: skip
+        found = (retrieved == c.feed.test_items[:, None]).any(axis=1).astype(float)
+        c.run.metric(
+            "retrieval.recall_at_candidates", found.mean(),
+            unit="ratio", n=len(found), ci95=c.interval(found),
+            how=f"test item among the {c.config.candidates} candidates",
+        )  # fmt: skip
+        per_user = _feed_ndcg(c, retrieved, measure.torch_score(teacher))
+        np.save(folder / "teacher_ndcg.npy", per_user)
+        _record_ndcg(c, "ranker", per_user)
+        rows = ranking_set(c.feed)
+        predicted = measure.like_scores(teacher, c.feed, rows, c.config.max_length)
+        auc, interval = (
+            measure.auc(rows.liked, predicted),
+            measure.auc_interval(rows.liked, predicted),
+        )
+        c.run.metric("ranker.auc", auc, unit="ratio", n=len(predicted), ci95=interval)
+
+
+def distill(c: Context) -> None:
+    """A student a tenth of the teacher's size, with the teacher's help (lab 5) and without."""
+    source = c.workspace.need("train")
+    with c.workspace.stage("distill") as folder:
+        job = _job(c, "ranker", c.config.student_width, layers=LAYERS["student"])
+        job["epochs"] = c.config.student_epochs
+        _torchrun(c, folder, "undistilled", job)
+        job |= {
+            "teacher": str(source / "teacher.safetensors"),
+            "teacher_width": c.config.ranker_width,
+            "teacher_layers": c.config.ranker_layers,
+            "temperature": c.config.temperature,
+            "alpha": c.config.alpha,
+        }
+        _torchrun(c, folder, "student", job)
+        retrieved = np.load(source / "candidates.npy")
+        teacher = _ranker(c, source / "teacher.safetensors", "teacher")
+        sizes = {"teacher": measure.parameters(teacher)}
+        for name in ("undistilled", "student"):
+            model = _ranker(c, folder / f"{name}.safetensors", "student")
+            sizes[name] = measure.parameters(model)
+            per_user = _feed_ndcg(c, retrieved, measure.torch_score(model))
+            np.save(folder / f"{name}_ndcg.npy", per_user)
+            key = "student.undistilled_ndcg_at_10" if name == "undistilled" else ""
+            if key:
+                c.run.metric(
+                    key, per_user.mean(),
+                    unit="ratio", n=len(per_user), ci95=c.interval(per_user),
+                )  # fmt: skip
+            else:
+                _record_ndcg(c, "student", per_user)
+        reference = np.load(source / "teacher_ndcg.npy")
+        per_user = np.load(folder / "student_ndcg.npy")
+        ratio, interval = measure.ratio_of_means(
+            per_user, reference, n_boot=c.config.n_boot, seed=c.run.seed
+        )
+        c.run.metric(
+            "student.ndcg_retention", ratio, unit="ratio", n=len(per_user), ci95=interval,
+            how="student's NDCG@10 over the teacher's; bootstrap of paired users",
+        )  # fmt: skip
+        c.run.metric("student.compression", sizes["teacher"] / sizes["student"], unit="ratio")
+
+
+def export(c: Context) -> None:
+    """ONNX, then INT8 (lab 4), each gated by parity with what it was made from."""
+    import torch
+
+    from labs.lab4_model_serving.export import export_onnx, parity, require_parity, run, session
+    from labs.lab4_model_serving.quantization import quantize_int8
+
+    trained, distilled = c.workspace.need("train"), c.workspace.need("distill")
+    retrieved = np.load(trained / "candidates.npy")
+    history, ratings = histories(c.feed.test_history, c.config.max_length)
+    with c.workspace.stage("export") as folder:
+        encoder = EncodeUser(_encoder(c, trained))
+        example = {"history": torch.from_numpy(history[:4])}
+        axes = {"history": {0: "batch"}}
+        export_onnx(encoder, example, folder / "encoder.onnx", output_names=["query"], dynamic=axes)
+        example |= {
+            "ratings": torch.from_numpy(ratings[:4]),
+            "candidates": torch.from_numpy(retrieved[:4]),
+        }
+        axes |= {"ratings": {0: "batch"}, "candidates": {0: "batch", 1: "candidates"}}
+        names = ["p_engage", "p_like"]
+        worst = 0.0
+        for name, path in (
+            ("teacher", trained / "teacher.safetensors"),
+            ("student", distilled / "student.safetensors"),
+        ):
+            served = RankCandidates(_ranker(c, path, name))
+            target = folder / f"{name}.onnx"
+            export_onnx(served, example, target, output_names=names, dynamic=axes)
+            inputs = {
+                "history": history[:64], "ratings": ratings[:64], "candidates": retrieved[:64]
+            }  # fmt: skip
+            with torch.no_grad():
+                outputs = served(*(torch.from_numpy(value) for value in inputs.values()))
+            reference = {key: value.numpy() for key, value in zip(names, outputs, strict=True)}
+            difference = parity(reference, run(session(target), inputs))
+            require_parity(difference, max_abs_error=1e-4)
+            worst = max(worst, difference.max_abs_error)
+        c.run.metric("export.max_abs_error", worst, unit="probability", n=64)
+        int8 = quantize_int8(folder / "student.onnx", folder / "student.int8.onnx")
+        ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
+        c.run.metric("int8.size_ratio", ratio, unit="ratio")
+        score = measure.onnx_score(session(int8))
+        per_user = _feed_ndcg(c, retrieved, score)
+        _record_ndcg(c, "int8", per_user)
+        agreement = measure.top_agreement(
+            score, measure.onnx_score(session(folder / "student.onnx")), history, ratings, retrieved
+        )
+        c.run.metric(
+            "int8.top10_overlap", agreement.mean(),
+            unit="ratio", n=len(agreement), ci95=c.interval(agreement),
+        )  # fmt: skip
+        c.run.metric(
+            "int8.batch_dependence",
+            measure.batch_dependence(score, history[:32], ratings[:32], retrieved[:32]),
+            unit="probability", n=32,
+            how="largest change of a score between batch sizes 1 and 32",
+        )  # fmt: skip
+
+
+def index(c: Context) -> None:
+    """The item embeddings as a FAISS index (lab 2), versioned with the checkpoint."""
+    from labs.lab2_vector_db.evaluation import exact_search, recall_at_k
+    from labs.lab2_vector_db.index_types import Flat, build_index
+    from labs.lab2_vector_db.persistence import load_index, save_index
+    from labs.lab2_vector_db.search import search
+
+    trained = c.workspace.need("train")
+    encoder = _encoder(c, trained)
+    vectors = encoder.items.weight.detach().numpy()[1:].astype(np.float32)
+    ids = np.arange(1, c.feed.n_items + 1)
+    version = bundle.sha256(trained / "encoder.safetensors")
+    # At 1,682 items an exact scan takes microseconds: nothing approximate is worth its error.
+    recipe = Flat("inner_product")
+    with c.workspace.stage("index") as folder:
+        built = build_index(vectors, recipe, ids=ids, seed=c.run.seed)
+        save_index(built, folder / "index", recipe=recipe, version=version)
+        loaded, _ = load_index(folder / "index", expected_version=version)
+        queries = measure.queries(encoder, c.feed, c.config.max_length)
+        _, found = search(loaded, queries, 10)
+        _, exact = exact_search(vectors, queries, 10, "inner_product")
+        recall = recall_at_k(found, ids[exact])
+        c.run.metric("index.recall_at_10", recall.mean(), unit="ratio", n=len(recall))
+        c.run.metric("index.vectors", loaded.ntotal, unit="count")
+
+
+def bundles(c: Context) -> None:
+    """Champion (INT8 student) and reference (fp32 teacher), packed for TorchServe."""
+    from capstone.serving import archive_rankers
+
+    trained, exported = c.workspace.need("train"), c.workspace.need("export")
+    indexed = c.workspace.need("index")
+    with c.workspace.stage("bundle") as folder:
+        titles = ["", *c.feed.items["title"].tolist()]
+        write_json(folder / "catalogue.json", titles)
+        write_json(
+            folder / "users.json",
+            {
+                str(user + 1): [sequence.items.tolist(), sequence.ratings.tolist()]
+                for user, sequence in enumerate(c.feed.test_history)
+            },
+        )
+        made = [
+            bundle.assemble(
+                folder / name,
+                encoder=exported / "encoder.onnx",
+                ranker=exported / ranker,
+                index=indexed / "index",
+                catalogue=folder / "catalogue.json",
+                checkpoint=bundle.sha256(trained / "encoder.safetensors"),
+                max_length=c.config.max_length,
+                candidates=c.config.candidates,
+                weights=VALUE,
+            )
+            for name, ranker in (("reference", "teacher.onnx"), ("champion", "student.int8.onnx"))
+        ]
+        archive_rankers(made, folder / "store")
+        size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
+        c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
+
+
+def load_test(c: Context) -> None:
+    """The champion behind HTTP: the served feed equals the offline one, then how fast it is."""
+    from labs.lab4_model_serving.load_generator import load_http, max_rate, poisson_schedule
+
+    with _service(c, ["champion"]) as service:
+        differing = _served_differences(c, service)
+        c.run.metric(
+            "serving.offline_agreement", 1 - differing.mean(),
+            unit="ratio", n=len(differing), how="overlap of the served and the offline top 10",
+        )  # fmt: skip
+        users = np.random.default_rng(c.run.seed).integers(1, c.feed.n_users + 1, 512)
+        bodies = [json.dumps({"user_id": int(user)}).encode() for user in users]
+
+        def at_rate(rate: float):  # type: ignore[no-untyped-def]
+            schedule = poisson_schedule(rate, c.config.load_seconds, c.run.seed)
+            result = load_http(f"{service.url}/feed", bodies, schedule, headers=service.headers)
+            print(
+                f"  {rate:.0f} requests/s: p99 {result.summary.p99_ms:.1f} ms, "
+                f"{result.failed} failed of {result.n}", flush=True,
+            )  # fmt: skip
+            return result
+
+        at_rate(c.config.start_qps)  # warm-up, not counted
+        tries = 3 if c.run.scale == "smoke" else 5
+        search = max_rate(
+            at_rate, c.config.start_qps, 16 * c.config.start_qps,
+            p99_limit_ms=c.config.p99_limit_ms, tries=tries,
+        )  # fmt: skip
+    best = search.best or search.tried[0][1]
+    c.run.latency("serving", best.summary)
+    c.run.metric("serving.errors", best.failed, unit="count", n=best.n)
+    c.run.metric(
+        "serving.qps", search.qps,
+        unit="requests/s", n=best.n,
+        how=f"highest Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, generator, gateway and "
+        "model server on one machine",
+    )  # fmt: skip
+    c.run.figure(
+        "latency",
+        figures.latency(search.tried, c.config.p99_limit_ms),
+        caption="p99 latency of the feed against the offered rate (open loop, Poisson arrivals).",
+    )
+
+
+def fairness(c: Context) -> None:
+    """NDCG@10 of the champion's feed by gender and age group (lab 3), intervals and null."""
+    from labs.lab3_fairness.group_metrics import group_metrics
+    from labs.lab3_fairness.row_metrics import mean_prediction
+    from labs.lab4_model_serving.export import session
+
+    retrieved = np.load(c.workspace.need("train") / "candidates.npy")
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    per_user = _feed_ndcg(c, retrieved, measure.onnx_score(session(champion.ranker)))
+    reports = {}
+    for attribute in ("gender", "age_group"):
+        groups = c.feed.users[attribute]
+        report = group_metrics(
+            np.zeros(len(per_user)), per_user, groups, {"ndcg": mean_prediction},
+            n_boot=c.config.n_boot, n_permutations=c.config.n_boot, seed=c.run.seed,
+        )  # fmt: skip
+        gap = report.disparity("ndcg")
+        c.run.metric(
+            f"fairness.ndcg_gap.{attribute}", gap.difference,
+            unit="ratio", n=len(per_user), ci95=gap.difference_ci95,
+            how=f"mean NDCG@10, {gap.highest} minus {gap.lowest}; stratified bootstrap",
+        )  # fmt: skip
+        c.run.metric(
+            f"fairness.ndcg_gap_p.{attribute}", gap.p_value,
+            unit="probability", n=c.config.n_boot, how="permutation of the group labels",
+        )  # fmt: skip
+        for group in report.groups:
+            slug = group.group.replace(" ", "_")
+            c.run.metric(
+                f"fairness.ndcg.{attribute}.{slug}", group.value,
+                unit="ratio", n=group.n, ci95=group.ci95,
+            )  # fmt: skip
+        reports[attribute] = report
+    c.run.figure(
+        "fairness",
+        figures.groups(reports, per_user.mean()),
+        caption="NDCG@10 of the served feed by group, with 95 % stratified bootstrap intervals.",
+    )
+
+
+def experiment(c: Context) -> None:
+    """Teacher (control) against the compressed champion (treatment) on simulated users."""
+    from capstone.experiment import run_experiment
+
+    with _service(c, ["reference", "champion"]) as service:
+        outcome = run_experiment(
+            service, c.feed,
+            users=c.config.experiment_users, weights=EXPERIMENT_WEIGHTS, seed=c.run.seed,
+        )  # fmt: skip
+    c.run.metric("experiment.srm_p", outcome.srm.p, unit="probability", n=c.config.experiment_users)
+    for name, result in (("effect", outcome.cuped), ("effect_without_cuped", outcome.plain)):
+        c.run.metric(
+            f"experiment.{name}", result.effect,
+            unit="simulated clicks", n=result.n_control + result.n_treatment, ci95=result.ci95,
+            how="champion minus teacher, simulated users through the live service",
+        )  # fmt: skip
+    c.run.metric("experiment.p", outcome.cuped.p, unit="probability")
+    c.run.metric("experiment.control_mean", outcome.plain.mean_control, unit="simulated clicks")
+    c.run.metric("experiment.variance_reduction", outcome.cuped.variance_reduction, unit="ratio")
+    c.run.note(
+        "The experiment's users and clicks are simulated (capstone/world.py); MovieLens holds "
+        "ratings, not exposures, so no lift on real people can be claimed from it."
+    )
+    c.run.figure(
+        "experiment",
+        figures.effects(outcome),
+        caption="Simulated effect of the compressed champion against its teacher, 95 % intervals.",
+    )
+
+
+def card(c: Context) -> None:
+    """The model card, from this run's measurements and nothing else."""
+    from capstone.model_card import write_card
+
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    c.feed  # noqa: B018  (records the data's provenance)
+    results = c.run.results.as_json(())
+    write_card(
+        c.run.dir / "model_card.md",
+        metrics=results["metrics"],
+        data=results["data"],
+        hardware=c.run.hardware,
+        versions=results["versions"],
+        configuration=results["config"],
+        bundle_version=champion.version,
+        commit=results["commit"],
+        date=results["started_at"][:10],
+    )
+
+
+STAGES: dict[str, Callable[[Context], None]] = {
+    "data": data,
+    "baselines": baseline,
+    "train": train,
+    "distill": distill,
+    "export": export,
+    "index": index,
+    "bundle": bundles,
+    "load": load_test,
+    "fairness": fairness,
+    "experiment": experiment,
+    "card": card,
+}
+DESCRIPTIONS = {name: " ".join((stage.__doc__ or "").split()) for name, stage in STAGES.items()}
+
+
+def _job(c: Context, kind: training.Kind, width: int, layers: int | None = None) -> dict[str, Any]:
+    retrieval = kind == "retrieval"
+    return {
+        "kind": kind,
+        "width": width,
+        "layers": layers or (LAYERS["retrieval"] if retrieval else c.config.ranker_layers),
+        "max_length": c.config.max_length,
+        "epochs": c.config.retrieval_epochs if retrieval else c.config.ranker_epochs,
+        "batch_size": c.config.batch_size,
+        "learning_rate": c.config.learning_rate,
+        "strategy": c.config.strategy,
+        "device": c.run.device,
+        "seed": c.run.seed,
+    }
+
+
+def _torchrun(c: Context, folder: Path, name: str, fields: dict[str, Any]) -> None:
+    """Train ``folder/<name>.safetensors`` under torchrun, with a progress bar."""
+    job = training.Job(
+        **fields,
+        output=str(folder / f"{name}.safetensors"),
+        checkpoints=str(c.run.work / f"{name}-checkpoints"),
+    )
+    path = job.write(folder / f"{name}.job.json")
+    losses: list[tuple[int, float]] = []
+    with c.run.progress_bar(f"{name} on {c.run.procs} ranks", None) as bar:
+
+        def on_line(line: str) -> None:
+            if line.startswith(f"{training.PROGRESS} "):
+                done, total, loss = line.split()[1:4]
+                losses.append((int(done), float(loss)))
+                bar.total = int(total)
+                bar.update(int(done), f"loss {loss}")
+
+        torchrun(
+            "capstone.training", [str(path)],
+            procs=c.run.procs, device=c.run.device, log=c.workspace.log(name), on_line=on_line,
+        )  # fmt: skip
+    c.run.figure(
+        f"loss-{name}", figures.loss(losses, name), caption=f"Training loss of the {name} by step."
+    )
+
+
+def _encoder(c: Context, folder: Path):  # type: ignore[no-untyped-def]
+    return training.load_encoder(
+        folder / "encoder.safetensors",
+        c.feed, c.config.retrieval_width, LAYERS["retrieval"], c.config.max_length,
+    )  # fmt: skip
+
+
+def _ranker(c: Context, path: Path, role: str):  # type: ignore[no-untyped-def]
+    teacher = role == "teacher"
+    return training.load_ranker(
+        path,
+        c.feed,
+        c.config.ranker_width if teacher else c.config.student_width,
+        c.config.ranker_layers if teacher else LAYERS["student"],
+        c.config.max_length,
+    )
+
+
+def _feed_ndcg(c: Context, retrieved: np.ndarray, score: offline.Score) -> np.ndarray:
+    history = histories(c.feed.test_history, c.config.max_length)
+    return offline.feed_ndcg(offline.feeds(c.feed, retrieved, history, score, VALUE), c.feed)
+
+
+def _record_ndcg(c: Context, area: str, per_user: np.ndarray) -> None:
+    c.run.metric(
+        f"{area}.ndcg_at_10", per_user.mean(),
+        unit="ratio", n=len(per_user), ci95=c.interval(per_user),
+        how="whole feed: retrieval, then ranking of the candidates",
+    )  # fmt: skip
+
+
+@contextmanager
+def _service(c: Context, names: list[str]) -> Iterator[Service]:
+    from capstone.serving import live
+
+    made = c.workspace.need("bundle")
+    with live(
+        [bundle.load(made / name) for name in names],
+        made / "store",
+        made / "users.json",
+        folder=c.run.dir / "logs" / "-".join(names),
+        port=c.config.port,
+        weights=EXPERIMENT_WEIGHTS if len(names) == 2 else (1.0,),
+        device=c.run.device,
+    ) as service:
+        yield service
+
+
+def _served_differences(c: Context, service: Service, sample: int = 40) -> np.ndarray:
+    """Share of each sampled user's served top 10 that the offline feed does not have."""
+    from labs.lab4_model_serving.export import session
+
+    retrieved = np.load(c.workspace.need("train") / "candidates.npy")
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    history = histories(c.feed.test_history, c.config.max_length)
+    lists = offline.feeds(
+        c.feed, retrieved, history, measure.onnx_score(session(champion.ranker)), VALUE, batch=1
+    )
+    users = np.random.default_rng(c.run.seed).choice(c.feed.n_users, sample, replace=False)
+    differing = []
+    for user in users:
+        served = [item["item_id"] for item in service.feed(int(user) + 1)["items"]]
+        if len(served) != 10:
+            raise RunError(f"user {user + 1}: the service returned {len(served)} items, not 10")
+        differing.append(1 - len(set(served) & set(lists[user].tolist())) / 10)
+    return np.array(differing)

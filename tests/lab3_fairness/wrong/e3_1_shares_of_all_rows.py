@@ -1,0 +1,28 @@
+"""FPR and FNR are divided by all rows of the group: shares of errors, not error rates."""
+
+import pandas as pd
+
+
+def group_rates(y_true, y_pred, groups):
+    truth, predicted, codes, names = binary_inputs(y_true, y_pred, groups)
+    rows = []
+    for code in range(len(names)):
+        actual, chosen = truth[codes == code], predicted[codes == code]
+        tp = int(((actual == 1) & (chosen == 1)).sum())
+        fp = int(((actual == 0) & (chosen == 1)).sum())
+        fn = int(((actual == 1) & (chosen == 0)).sum())
+        tn = int(((actual == 0) & (chosen == 0)).sum())
+        n = tp + fp + fn + tn
+        rows.append(
+            {
+                "n": n,
+                "base_rate": rate(tp + fn, n),
+                "selection_rate": rate(tp + fp, n),
+                "tpr": rate(tp, tp + fn),
+                "fpr": rate(fp, n),
+                "fnr": rate(fn, n),
+                "ppv": rate(tp, tp + fp),
+                "accuracy": rate(tp + tn, n),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(names, name="group"))

@@ -1,1 +1,1 @@
-"""Lab."""
+"""Lab 1: training a model that no single rank holds (FSDP2)."""

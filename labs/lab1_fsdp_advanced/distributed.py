@@ -1,4 +1,4 @@
-"""The process group: the same code under torchrun, or alone."""
+"""Start and end a rank: the same code under torchrun, on its own, on CPUs and on GPUs."""
 
 from __future__ import annotations
 
@@ -9,51 +9,96 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
-from common.ports import LOOPBACK, free_port
+from common.errors import InputError
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks, and the device it computes on."""
+    """Who this process is among the processes that train together.
+
+    Attributes
+    ----------
+    rank, world : int
+        This process and how many there are, over all nodes.
+    local_rank, local_world : int
+        The same on this node; the local rank is the number of the GPU.
+    device : torch.device
+    """
 
     rank: int
-    local_rank: int
     world: int
+    local_rank: int
+    local_world: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Whether this is rank 0, which alone prints and writes single files."""
+    def is_main(self) -> bool:
+        """Whether this rank writes and prints."""
         return self.rank == 0
 
 
-@contextmanager
-def process_group(device: str, *, seed: int = 0) -> Iterator[Ranks]:
-    """Join the group that torchrun describes, or form a group of one.
+def init(device: str, *, seed: int = 0) -> Ranks:
+    """Join the other ranks and seed this one.
+
+    torchrun describes the ranks in the environment (``RANK``, ``WORLD_SIZE``, ...). Without it
+    this process is a world of one, and everything else stays the same.
 
     Parameters
     ----------
     device
-        ``"cpu"`` (gloo) or ``"cuda"`` (NCCL, with gloo beside it for CPU tensors, which
-        asynchronous checkpoints need).
+        ``"cpu"`` (gloo) or ``"cuda"`` (nccl, with gloo beside it for tensors on the CPU).
     seed
-        Given to every rank alike: ranks that initialise a model differently would stitch one
-        weight together from different drafts, without an error.
+        The same on every rank: a model built afterwards starts equal everywhere. Ranks with
+        seeds of their own would stitch one weight together from different initialisations.
+
+    Raises
+    ------
+    InputError
+        For another device, ``"cuda"`` with fewer GPUs than ranks on this node, or a process that
+        has already joined.
     """
-    if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": LOOPBACK}
-        os.environ.update(alone | {"MASTER_PORT": str(free_port())})
-    local_rank = int(os.environ["LOCAL_RANK"])
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device = {device!r} must be 'cpu' or 'cuda'")
+    if dist.is_initialized():
+        raise InputError("this process has already joined a group; leave it with close() first")
+    rank, world = _from_env("RANK", 0), _from_env("WORLD_SIZE", 1)
+    local_rank, local_world = _from_env("LOCAL_RANK", 0), _from_env("LOCAL_WORLD_SIZE", 1)
+    place = torch.device("cpu")
     if device == "cuda":
-        torch.cuda.set_device(local_rank)
-        chosen = torch.device("cuda", local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=chosen)
+        if torch.cuda.device_count() < local_world:
+            raise InputError(
+                f"{local_world} ranks on this node need as many GPUs, and it has "
+                f"{torch.cuda.device_count()}; lower --procs or take --device cpu"
+            )
+        place = torch.device("cuda", local_rank)
+        torch.cuda.set_device(place)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
     else:
-        chosen = torch.device("cpu")
-        dist.init_process_group("gloo")
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     torch.manual_seed(seed)
-    try:
-        yield Ranks(dist.get_rank(), local_rank, dist.get_world_size(), chosen)
-    finally:
-        dist.destroy_process_group()
+    return Ranks(rank, world, local_rank, local_world, place)
+
+
+def close() -> None:
+    """Leave the group: frees its threads and sockets."""
+    dist.destroy_process_group()
+
+
+@contextmanager
+def process_group(device: str, *, seed: int = 0) -> Iterator[Ranks]:
+    """:func:`init` for the length of a block.
+
+    When the block fails, the group is left alone: the other ranks may be inside a collective that
+    this one will never enter, and torchrun stops them all once this process has ended.
+    """
+    ranks = init(device, seed=seed)
+    yield ranks
+    close()
+
+
+def _from_env(name: str, default: int) -> int:
+    return int(os.environ.get(name, default))

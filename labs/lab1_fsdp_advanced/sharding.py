@@ -1,13 +1,30 @@
-"""Shard a model by strategy name: one enumeration over FSDP2's ``fully_shard``."""
+"""Sharding strategies: what each rank keeps, and when it asks the others for the rest.
+
+================  ============  ==========  ==========  =========  =============================
+strategy          ZeRO stage    parameters  gradients   optimizer  FSDP2
+================  ============  ==========  ==========  =========  =============================
+NO_SHARD          0 (DDP)       whole       whole       whole      ``replicate``
+SHARD_GRAD_OP     2             sharded*    sharded     sharded    ``reshard_after_forward=False``
+FULL_SHARD        3             sharded     sharded     sharded    ``reshard_after_forward=True``
+HYBRID_SHARD      3 in a group  sharded     sharded     sharded    a (replicate, shard) mesh
+================  ============  ==========  ==========  =========  =============================
+
+(*) sharded between steps, whole from the forward pass to the end of the backward pass.
+The names are those of FSDP1's ``ShardingStrategy``; FSDP2 has no such enum, only the last column.
+
+ZeRO: Rajbhandari et al. (2020), arXiv 1910.02054. FSDP: Zhao et al. (2023), arXiv 2304.11277.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -16,103 +33,124 @@ from common.exercises import exercise
 
 
 class Strategy(StrEnum):
-    """What each rank keeps of parameters (P), gradients (G) and optimizer state (O).
-
-    ============== ==== ================================== ===================================
-    name (FSDP1)   ZeRO sharded                            FSDP2
-    ============== ==== ================================== ===================================
-    NO_SHARD       0    nothing                            mesh (world, 1): all replicas
-    SHARD_GRAD_OP  2    G and O; P between steps           ``reshard_after_forward=False``
-    FULL_SHARD     3    P, G and O                         ``reshard_after_forward=True``
-    HYBRID_SHARD   3    P, G and O within a group of ranks mesh (groups, ranks of a group)
-    ============== ==== ================================== ===================================
-
-    Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054), section 5; Zhao et al. 2023, PyTorch FSDP
-    (arXiv 2304.11277).
-    """
+    """How parameters, gradients and optimizer state are spread over the ranks."""
 
     NO_SHARD = "NO_SHARD"
     SHARD_GRAD_OP = "SHARD_GRAD_OP"
     FULL_SHARD = "FULL_SHARD"
     HYBRID_SHARD = "HYBRID_SHARD"
 
-    @classmethod
-    def named(cls, name: str) -> Strategy:
-        """The strategy called ``name``; InputError lists the names there are."""
-        try:
-            return cls(name.upper())
-        except ValueError:
-            known = ", ".join(cls)
-            raise InputError(f"strategy {name!r}: no such strategy; choose {known}") from None
+
+def hybrid_shape(world: int, local_world: int) -> tuple[int, int]:
+    """(replicas, ranks that share one replica) of HYBRID_SHARD.
+
+    Each node shards its own replica, so that the frequent all-gathers stay on the node's fast
+    links and only gradients cross the network. On one node there is no slow link to avoid; an
+    even number of ranks makes two replicas all the same, so that the strategy can be studied.
+
+    Raises
+    ------
+    InputError
+        When the nodes have different numbers of ranks.
+    """
+    if world % local_world:
+        raise InputError(
+            f"world = {world} must be a multiple of the ranks a node = {local_world}; "
+            "start the same number of ranks on each node"
+        )
+    nodes = world // local_world
+    if nodes > 1:
+        return nodes, local_world
+    return (2, world // 2) if world % 2 == 0 else (1, world)
 
 
-def strategy_mesh(strategy: Strategy, device: torch.device, group_size: int | None) -> DeviceMesh:
-    """The ranks as FSDP2 wants them: 1-D (shard), or 2-D (replicate, shard)."""
+def make_mesh(strategy: Strategy, device: torch.device | str) -> DeviceMesh:
+    """The ranks of the world as a line, or as a (replicate, shard) grid for HYBRID_SHARD."""
     world = dist.get_world_size()
-    if strategy is Strategy.NO_SHARD:
-        return init_device_mesh(device.type, (world, 1), mesh_dim_names=("replicate", "shard"))
-    if strategy is not Strategy.HYBRID_SHARD:
-        return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
-    size = group_size or _hybrid_group(device, world)
-    if world % size:
-        raise InputError(f"group_size = {size} must divide the {world} ranks")
-    shape = (world // size, size)
-    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    kind = torch.device(device).type
+    if strategy is Strategy.HYBRID_SHARD:
+        shape = hybrid_shape(world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
+    name = "replicate" if strategy is Strategy.NO_SHARD else "shard"
+    return init_device_mesh(kind, (world,), mesh_dim_names=(name,))
 
 
-def _hybrid_group(device: torch.device, world: int) -> int:
-    """Ranks that share a host's GPUs; half of the ranks on CPU or one host."""
-    local = torch.cuda.device_count() if device.type == "cuda" else world
-    return local if 0 < local < world else max(1, world // 2)
+def precision(
+    param_dtype: torch.dtype | None, reduce_dtype: torch.dtype | None, *, root: bool
+) -> MixedPrecisionPolicy:
+    """Compute in ``param_dtype``, sum gradients in ``reduce_dtype``; the weights stay fp32.
+
+    The root also returns fp32, so that a loss is never computed from bf16 logits.
+    """
+    if param_dtype is None:
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(
+        param_dtype=param_dtype,
+        reduce_dtype=reduce_dtype,
+        output_dtype=torch.float32 if root else None,
+    )
 
 
 @exercise(
     "1.1",
-    points=5,
+    points=10,
     title="Shard a model by strategy",
-    hint="fully_shard the blocks one by one, then the root, all with the same mesh and policy. "
-    "Which strategies gather the parameters again for the backward pass?",
+    hint="The order matters: a block must be wrapped before the module that holds it, because the "
+    "root takes every parameter that nobody has taken. Which argument tells ZeRO-2 from ZeRO-3?",
 )
 def shard(
     model: nn.Module,
     strategy: Strategy,
     *,
-    device: torch.device,
-    blocks: Sequence[nn.Module] = (),
+    device: torch.device | str,
+    blocks: Sequence[nn.Module] | None = None,
     param_dtype: torch.dtype | None = None,
-    reduce_dtype: torch.dtype = torch.float32,
-    group_size: int | None = None,
+    reduce_dtype: torch.dtype | None = torch.float32,
 ) -> nn.Module:
-    """Shard ``model`` in place over all ranks and return it.
+    """Spread ``model`` over all ranks, in place. Build the optimizer only afterwards.
+
+    Each block becomes one communication group, gathered just before it computes; the root takes
+    what is left (embeddings, last norm, head). Every rank must hold equal weights on entry.
 
     Parameters
     ----------
+    model
+        On any device; it is moved to ``device``.
     strategy
-        See :class:`Strategy`.
+        See the table at the top of this module.
     device
-        Where the rank computes; the model is moved there first.
+        This rank's device, ``Ranks.device``.
     blocks
-        Modules that are gathered one at a time, such as the transformer layers. Without them the
-        whole model is one group: all of it is gathered at once, and nothing overlaps.
-    param_dtype, reduce_dtype
-        Compute and communicate parameters in ``param_dtype`` (``torch.bfloat16``), reduce
-        gradients in ``reduce_dtype``; the sharded master weights keep their own type.
-    group_size
-        Ranks that hold one copy of the model (HYBRID_SHARD).
+        Submodules that become groups of their own, in the order in which they run. ``None``: the
+        whole model is one group, gathered at once, which saves no memory while it computes.
+    param_dtype
+        ``torch.bfloat16`` computes in bf16 over fp32 weights; None computes in the weights' type.
+    reduce_dtype
+        Type in which gradients are summed over ranks when ``param_dtype`` is given.
 
-    Notes
-    -----
-    Build the optimizer *after* this call: the parameters are replaced by sharded ones, and an
-    optimizer built before would update tensors that the model no longer uses.
+    Returns
+    -------
+    nn.Module
+        ``model`` itself, now also an ``FSDPModule``: parameters are DTensors, and only
+        ``model(...)`` gathers them (a method other than ``forward`` sees shards).
+
+    Examples
+    --------
+    >>> shard(model, Strategy.FULL_SHARD, device=ranks.device, blocks=list(model.blocks))
     """
+    mesh = make_mesh(strategy, device)
     model.to(device)
-    mesh = strategy_mesh(strategy, device, group_size)
-    policy = MixedPrecisionPolicy(
-        param_dtype=param_dtype, reduce_dtype=reduce_dtype, cast_forward_inputs=False
-    )
-    # BEGIN SOLUTION
-    reshard = strategy in (Strategy.FULL_SHARD, Strategy.HYBRID_SHARD)
-    for module in (*blocks, model):
-        fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
-    # END SOLUTION
+    inner = precision(param_dtype, reduce_dtype, root=False)
+    outer = precision(param_dtype, reduce_dtype, root=True)
+    if strategy is Strategy.NO_SHARD:
+        for block in blocks or ():
+            replicate(block, mesh=mesh, mp_policy=inner)
+        replicate(model, mesh=mesh, mp_policy=outer)
+        return model
+    reshard = strategy is not Strategy.SHARD_GRAD_OP
+    for block in blocks or ():
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=inner)
+    # The root is the last to compute forwards and the first backwards: freeing it between the
+    # two would gather it again at once. None, the default, knows that.
+    fully_shard(model, mesh=mesh, mp_policy=outer)
     return model

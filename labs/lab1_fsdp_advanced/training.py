@@ -1,129 +1,214 @@
-"""One training step over several ranks: accumulate, synchronise once, clip, update."""
+"""One training step over micro-batches, and the loop around it that can be interrupted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from common.errors import InputError, RunError
 from common.exercises import exercise
+from labs.lab1_fsdp_advanced import checkpoint
 
-LossFn = Callable[[nn.Module, Any], Tensor]
-"""(model, micro batch) -> scalar. It must call ``model(...)``: under FSDP the other methods see
-sharded parameters."""
-Batches = Callable[[int], Sequence[Any]]
-"""Step number -> this rank's micro batches. A function of the step alone, so that a resumed run
-sees exactly the batches it would have seen."""
+Batch = TypeVar("Batch")
+Batches = Callable[[int, int, int], Sequence[Batch]]
+LossFn = Callable[[nn.Module, Batch], Tensor]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of the rank's micro batches, and the norm of the whole gradient before clipping."""
+    """What one step did: loss before it, and the gradient's norm before clipping."""
 
     loss: float
     grad_norm: float
 
 
+@dataclass
+class Fitted:
+    """What :func:`fit` did: the step it began at, and one result for each step since."""
+
+    first_step: int
+    history: list[StepResult] = field(default_factory=list)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a scalar over all ranks, on every rank."""
+    total = value.detach().float().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def full(value: Tensor) -> Tensor:
+    """The whole tensor on every rank, of a DTensor or a plain tensor. A collective."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 @exercise(
     "1.2",
-    points=8,
+    points=10,
     title="A training step with gradient accumulation",
-    hint="Synchronise gradients only with the last micro batch, scale each loss so that the sum is "
-    "a mean, and remember that the norm of a sharded gradient is itself sharded.",
+    hint="Gradients add up in p.grad by themselves. Decide for each micro-batch whether the ranks "
+    "must talk (model.set_requires_gradient_sync), and ask what a norm of shards is the norm of.",
 )
 def train_step(
     model: nn.Module,
     optimizer: Optimizer,
-    micro_batches: Sequence[Any],
-    loss_fn: LossFn,
+    micro_batches: Sequence[Batch],
+    loss_fn: LossFn[Batch],
     *,
-    max_norm: float,
+    max_norm: float | None,
     scheduler: LRScheduler | None = None,
 ) -> StepResult:
-    """Accumulate the gradients of ``micro_batches``, clip, and update once.
+    """Accumulate gradients over the micro-batches, clip, step, and clear the gradients.
 
-    The gradient is that of the mean loss over micro batches and ranks. Ranks exchange gradients
-    only in the last backward pass; before it each holds its own unsharded sum (which costs the
-    memory that ZeRO-2 and 3 save).
+    The gradient is that of one batch made of all micro-batches of all ranks, when each loss is a
+    mean over equally many targets: micro-batches are averaged here, ranks by FSDP.
+
+    Ranks exchange gradients only after the last micro-batch. Until then each holds *whole*
+    gradients, not shards: accumulation without communication costs ZeRO-2 and 3 that memory.
+    (HYBRID_SHARD has a middle way, ``set_requires_all_reduce``: reduce within the group after
+    each micro-batch, and between the groups only after the last.)
 
     Parameters
     ----------
+    model
+        As returned by ``shard``.
     micro_batches
-        At least one; handed to ``loss_fn`` one by one.
+        At least one; the same number on every rank.
     loss_fn
-        ``loss_fn(model, micro_batch)`` returns a scalar mean.
+        ``loss_fn(model, batch)`` -> scalar. It must call ``model(...)``: other methods see shards.
     max_norm
-        The gradient is scaled so that its global L2 norm is at most this.
+        Largest L2 norm of the whole gradient; None leaves it as it is.
     scheduler
-        Stepped after the optimizer.
+        Stepped once, after the optimizer.
+
+    Returns
+    -------
+    StepResult
+        Mean loss over micro-batches and ranks, and the norm of the whole gradient before
+        clipping; both equal on every rank.
+
+    Raises
+    ------
+    InputError
+        Without micro-batches.
+    RunError
+        When the gradient is not finite, before it reaches the weights.
     """
-    total = 0.0
-    # Sets total, the sum of the scaled losses, and norm, that of the whole gradient.
-    # BEGIN SOLUTION
-    for number, batch in enumerate(micro_batches, 1):
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(number == len(micro_batches))
-        loss = loss_fn(model, batch) / len(micro_batches)
-        loss.backward()
-        total += loss.item()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    # END SOLUTION
+    if not micro_batches:
+        raise InputError("micro_batches is empty: a step needs at least one")
+    count = len(micro_batches)
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for number, batch in enumerate(micro_batches, start=1):
+        model.set_requires_gradient_sync(number == count)  # type: ignore[operator]
+        loss = loss_fn(model, batch) / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach().float()
+    limit = math.inf if max_norm is None else max_norm
+    # A DTensor's norm is one of shards until it is reduced; full_tensor() reduces it.
+    norm = float(full(nn.utils.clip_grad_norm_(model.parameters(), limit)))
+    if not math.isfinite(norm):
+        raise RunError(f"the gradient's norm is {norm}; lower the learning rate or max_norm")
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     if scheduler is not None:
         scheduler.step()
-    return StepResult(total, float(norm))
+    return StepResult(float(mean_over_ranks(total)), norm)
 
 
 def fit(
     model: nn.Module,
     optimizer: Optimizer,
-    batches: Batches,
-    loss_fn: LossFn,
+    batches: Batches[Batch],
+    loss_fn: LossFn[Batch],
     *,
-    steps: range,
-    max_norm: float = 1.0,
+    steps: int,
+    max_norm: float | None = 1.0,
     scheduler: LRScheduler | None = None,
+    seed: int = 0,
+    directory: Path | None = None,
+    save_every: int = 0,
+    extra: dict[str, Any] | None = None,
     on_step: Callable[[int, StepResult], None] | None = None,
-) -> list[StepResult]:
-    """Train for the given step numbers.
+) -> Fitted:
+    """Train up to ``steps`` steps; with ``directory``, go on from its newest checkpoint.
+
+    An interrupted run that is started again gives what the uninterrupted one would have given:
+    the batches of a step depend on nothing but its number, and every step seeds its own random
+    numbers (dropout) from ``(seed, step, rank)``.
 
     Parameters
     ----------
+    batches
+        ``batches(step, rank, world)`` -> micro-batches of this rank for step 0, 1, ... It must
+        depend on its arguments only. Take the global batch from the step, and this rank's share
+        of it from rank and world, and the run can go on with another number of ranks.
+    loss_fn
+        See :func:`train_step`.
     steps
-        For example ``range(resumed_at, total)``.
+        Number of the last step; a checkpoint at step k leaves ``steps - k`` to do.
+    directory
+        Where checkpoints are kept, the same folder for every rank.
+    save_every
+        Steps between checkpoints, and one after the last step; 0 saves none.
+    extra
+        JSON values kept with each checkpoint, such as the configuration.
     on_step
-        Called after each step with its number: report, checkpoint.
+        ``on_step(done, result)`` after each step, on every rank.
+
+    Raises
+    ------
+    InputError
+        ``save_every`` without a directory.
     """
+    if save_every and directory is None:
+        raise InputError(f"save_every = {save_every} needs a directory to save in")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    loaded = None if directory is None else checkpoint.load(directory, model, optimizer)
+    if loaded is not None and scheduler is not None:
+        scheduler.load_state_dict(loaded.extra["scheduler"])
+    fitted = Fitted(0 if loaded is None else loaded.step)
     model.train()
-    results = []
-    for step in steps:
+    for step in range(fitted.first_step, steps):
+        torch.manual_seed(Random(f"{seed}, {step}, {rank}").getrandbits(63))
         result = train_step(
-            model, optimizer, batches(step), loss_fn, max_norm=max_norm, scheduler=scheduler
+            model,
+            optimizer,
+            batches(step, rank, world),
+            loss_fn,
+            max_norm=max_norm,
+            scheduler=scheduler,
         )
-        results.append(result)
+        fitted.history.append(result)
+        done = step + 1
+        if save_every and directory is not None and (done % save_every == 0 or done == steps):
+            kept = dict(extra or {})
+            if scheduler is not None:
+                kept["scheduler"] = scheduler.state_dict()
+            checkpoint.save(directory, model, optimizer, done, kept)
         if on_step is not None:
-            on_step(step, result)
-    return results
+            on_step(done, result)
+    return fitted
 
 
 def cosine_schedule(
-    optimizer: Optimizer, total: int, *, warmup: float = 0.1, floor: float = 0.05
+    optimizer: Optimizer, steps: int, *, warmup: float = 0.1, floor: float = 0.05
 ) -> LRScheduler:
-    """Linear warm-up over a share of ``total`` steps, then cosine decay to ``floor`` of the peak."""
-    from math import cos, pi
+    """Linear warm-up over a share of ``steps``, then cosine decay to ``floor`` of the peak."""
 
     def factor(step: int) -> float:
-        rising = (step + 1) / max(1.0, warmup * total)
-        falling = floor + (1 - floor) * 0.5 * (1 + cos(pi * min(step, total) / total))
-        return min(rising, 1.0) * falling
+        rising = min(1.0, (step + 1) / max(1.0, warmup * steps))
+        wave = 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+        return rising * (floor + (1 - floor) * wave)
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)

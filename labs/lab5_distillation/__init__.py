@@ -1,1 +1,1 @@
-"""Lab."""
+"""Lab 5: knowledge distillation."""

@@ -1,4 +1,4 @@
-"""The distillation loss: learn from a teacher's probabilities and from the labels at once."""
+"""The loss of Hinton, Vinyals and Dean (2015): soft labels of a teacher beside the hard ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import InputError, require
 from common.exercises import exercise
+
+
+def check(student_logits: Tensor, teacher_logits: Tensor, temperature: float, alpha: float) -> None:
+    """Refuse what would silently be another loss.
+
+    Raises
+    ------
+    InputError
+        Logits of different shapes, ``temperature`` <= 0 or ``alpha`` outside 0 to 1.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise InputError(
+            f"student logits {tuple(student_logits.shape)} and teacher logits "
+            f"{tuple(teacher_logits.shape)} must have the same shape and order of classes"
+        )
+    require(temperature > 0, "temperature", temperature, "must be > 0", "try 2.0")
+    require(0 <= alpha <= 1, "alpha", alpha, "must be from 0 to 1", "try 0.5")
 
 
 @exercise(
     "5.1",
-    points=5,
+    points=10,
     title="Distillation loss",
-    hint="Soften both distributions by T, take KL(teacher || student) per example, and undo what "
-    "T does to the size of the gradients.",
+    hint="F.kl_div takes log-probabilities of the student first. Look up what its reductions "
+    "divide by, and how the gradient of a softened softmax shrinks as the temperature grows.",
 )
 def distillation_loss(
     student_logits: Tensor,
@@ -24,32 +42,45 @@ def distillation_loss(
     temperature: float,
     alpha: float,
 ) -> Tensor:
-    """Hinton's loss: ``alpha T^2 KL(p_T || q_T) + (1 - alpha) CE(labels, q_1)``, a mean per example.
+    """Soft and hard targets in one loss.
 
-    ``p_T`` and ``q_T`` are the softmax of the teacher's and the student's logits divided by T.
-    Softening divides the gradient of the KL by about T^2, so the factor T^2 keeps the balance of
-    the two terms when T changes.
+    ``alpha * T**2 * KL(p || q) + (1 - alpha) * CE(labels, softmax(student))`` with
+    ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``, each the mean over the batch.
 
     Parameters
     ----------
-    student_logits, teacher_logits : [B, C]
-        The teacher's carry no gradient.
-    labels : [B]
-        Class indices.
+    student_logits, teacher_logits
+        Float tensors [B, C], classes in the same order.
+    labels
+        Integer tensor [B].
     temperature
-        T > 0; 1 leaves the teacher's probabilities as they are.
+        T > 0. A higher one shows more of how the teacher ranks the wrong classes. The factor T**2
+        keeps the soft gradient's size, which falls as 1/T**2.
     alpha
-        Weight of the teacher, in [0, 1].
+        Weight of the soft targets, 0 to 1; with 0 the loss is plain cross-entropy.
 
-    References
-    ----------
-    Hinton, Vinyals & Dean 2015, Distilling the Knowledge in a Neural Network (arXiv 1503.02531),
-    section 2.
+    Returns
+    -------
+    Tensor
+        Scalar.
+
+    Notes
+    -----
+    Hinton, Vinyals, Dean (2015), arXiv 1503.02531, section 2.
+
+    Examples
+    --------
+    >>> distillation_loss(student(x), teacher(x), y, temperature=2.0, alpha=0.5).backward()
     """
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-    return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+    check(student_logits, teacher_logits, temperature, alpha)
+    soft = F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=-1),
+        F.log_softmax(teacher_logits / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    hard = F.cross_entropy(student_logits, labels)
+    return alpha * temperature**2 * soft + (1 - alpha) * hard
 
 
 def binary_distillation_loss(
@@ -59,19 +90,47 @@ def binary_distillation_loss(
     *,
     temperature: float,
     alpha: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """:func:`distillation_loss` for a yes/no head: logits [B] and labels [B] in {0, 1}.
+    """:func:`distillation_loss` for yes/no heads that give one logit each.
 
-    A Bernoulli with logit z is the softmax over (0, z), at any temperature.
+    A Bernoulli head with logit z is a softmax over the logits (0, z), so its KL divergence is
+    that of two classes.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits
+        Float tensors of one shape [...].
+    labels
+        0 or 1, the same shape.
+    temperature, alpha
+        As in :func:`distillation_loss`.
+    mask
+        Bool tensor of the same shape: entries that count. None: all of them.
+
+    Returns
+    -------
+    Tensor
+        Scalar, the mean over the entries that count.
+
+    Raises
+    ------
+    InputError
+        When no entry counts, or as in :func:`distillation_loss`.
     """
+    check(student_logits, teacher_logits, temperature, alpha)
+    chosen = torch.ones_like(student_logits, dtype=torch.bool) if mask is None else mask
+    if not chosen.any():
+        raise InputError("mask selects no entry: the mean over none is not defined")
 
-    def both(logits: Tensor) -> Tensor:
-        return torch.stack([torch.zeros_like(logits), logits], dim=-1)
+    def two_classes(logits: Tensor) -> Tensor:
+        kept = logits[chosen]
+        return torch.stack([torch.zeros_like(kept), kept], dim=-1)
 
     return distillation_loss(
-        both(student_logits),
-        both(teacher_logits),
-        labels.long(),
+        two_classes(student_logits),
+        two_classes(teacher_logits),
+        labels[chosen].long(),
         temperature=temperature,
         alpha=alpha,
     )

@@ -184,6 +184,8 @@ def load(run: Run, config: Config, server: TorchServe, split: Split) -> None:
         caption=f"Latency at {config.rate:g} requests/s, open loop, from the scheduled time.",
     )
     if config.search_high:
+        # The JVM compiles what is hot only under load: cold, it stalls for 100 ms and more.
+        measure(config.search_high / 2, 3.0, run.seed + 2)
         search = max_rate(
             measure,
             config.search_low,

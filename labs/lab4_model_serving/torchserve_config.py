@@ -15,14 +15,15 @@ from common.ports import LOOPBACK, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# One line an event on standard output; the access log and the two per-batch lines are left out,
-# because at a thousand requests a second they cost more than the model.
+# One line an event on standard output. The access log and what is logged for every request and
+# batch are left out: at a thousand requests a second they cost more than the model.
 LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration>
   <Appenders>
     <Console name="out" target="SYSTEM_OUT">
       <PatternLayout pattern="%d{ISO8601} [%p] %c{1} %t - %m%n"/>
-      <RegexFilter regex="Backend received inference.*" onMatch="DENY" onMismatch="ACCEPT"/>
+      <RegexFilter regex="(Backend re|Looping backend|result=\\[METRICS\\]).*"
+                   onMatch="DENY" onMismatch="ACCEPT"/>
     </Console>
   </Appenders>
   <Loggers>
@@ -31,6 +32,7 @@ LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
     <Logger name="TS_METRICS" level="off"/>
     <Logger name="io.netty" level="error"/>
     <Logger name="org.apache" level="off"/>
+    <Logger name="org.pytorch.serve.wlm.BatchAggregator" level="warn"/>
     <Root level="info"><AppenderRef ref="out"/></Root>
   </Loggers>
 </Configuration>

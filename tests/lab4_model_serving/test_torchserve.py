@@ -1,6 +1,7 @@
 """A real TorchServe: it serves, recovers, refuses clearly, and leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -184,9 +185,11 @@ def test_killing_the_owner_stops_the_server(models, tmp_path):
     assert owner.stdout.readline().strip() == "ready"
     below = psutil.Process(owner.pid).children(recursive=True)
     assert any("java" in process.name() for process in below)
+    temporary = next(process for process in below if "java" in process.name()).cwd()
     owner.kill()
     owner.wait()
     _, alive = psutil.wait_procs(below, timeout=20)
+    shutil.rmtree(temporary)  # kill -9 leaves nobody to delete it
     assert not alive, [process.cmdline()[:2] for process in alive]
 
 

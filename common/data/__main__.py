@@ -29,6 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except OSError as error:
+        print(f"error: {error.strerror} ({error.filename}): nothing was kept", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("error: interrupted: nothing half-written was kept", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_OK
 
 

@@ -24,14 +24,24 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.data.fetch import cache_folder, locked, notice, publish, sha256_of
+from common.data.fetch import (
+    DataError,
+    cache_folder,
+    locked,
+    notice,
+    publish,
+    read_note,
+    sha256_of,
+)
 from common.errors import require
+from common.process import supervised
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from common.data.dataset import Dataset
 
+ROOT = Path(__file__).resolve().parents[2]
 VERSION = 1  # of the extraction and the masking: raise it when the texts change
 MIN_CHARACTERS = 40
 OWN_DISTRIBUTION = "production-ml-labs"
@@ -86,7 +96,7 @@ def build() -> tuple[Path, int, str]:
         with locked(path.parent):
             if not _whole(path, seal):
                 _make(path, seal)
-    content = json.loads(seal.read_text(encoding="utf-8"))
+    content = read_note(seal)
     return path, content["rows"], content["sha256"]
 
 
@@ -238,34 +248,40 @@ def _paths() -> tuple[Path, Path]:
 
 
 def _whole(path: Path, seal: Path) -> bool:
-    if not (path.is_file() and seal.is_file()):
-        return False
-    return bool(json.loads(seal.read_text(encoding="utf-8"))["sha256"] == sha256_of(path))
+    sealed = read_note(seal).get("sha256")
+    return sealed is not None and path.is_file() and sha256_of(path) == sealed
 
 
 def _make(path: Path, seal: Path) -> None:
-    files = sources()
-    notice(f"reading the docstrings of {len(files)} installed files (once for this environment)")
-    seen: set[str] = set()
-    rows = 0
-    workers = min(2, len(os.sched_getaffinity(0)))
+    """Make the dataset in a process of its own, so that nothing outlives an interrupted run."""
+    notice("reading the docstrings of the installed packages (about a minute, once)")
     with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as temporary:
-        part = Path(temporary) / path.name
-        with part.open("w", encoding="utf-8") as stream:
-            for row in _all_rows(files, workers):
-                if row.text not in seen:
-                    seen.add(row.text)
-                    stream.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
-                    rows += 1
+        part, log = Path(temporary) / path.name, Path(temporary) / "log"
+        command = [sys.executable, "-m", "common.data.docstrings", str(part)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with supervised(command, log=log, env=env, name="docstrings") as child:
+            status = child.wait()
+        if status != 0:
+            raise DataError(f"reading the docstrings failed (status {status}):\n{child.tail()}")
+        with part.open(encoding="utf-8") as stream:
+            rows = sum(1 for _ in stream)
         part_seal = Path(temporary) / seal.name
-        content = {"rows": rows, "sha256": sha256_of(part), "python": sys.version.split()[0]}
-        part_seal.write_text(json.dumps(content), encoding="utf-8")
+        part_seal.write_text(json.dumps({"rows": rows, "sha256": sha256_of(part)}))
         publish(part, path)
         publish(part_seal, seal)
 
 
-def _all_rows(files: list[Source], workers: int) -> Iterator[Row]:
-    # "spawn" would re-import the caller's __main__; a forked worker only parses text.
-    with ProcessPoolExecutor(workers) as pool:
-        for rows in pool.map(docstrings_of, files, chunksize=64):
-            yield from rows
+def _write(path: Path) -> None:
+    """Write the unique docstrings of this environment as JSON lines."""
+    workers = min(2, len(os.sched_getaffinity(0)))
+    seen: set[str] = set()
+    with path.open("w", encoding="utf-8") as stream, ProcessPoolExecutor(workers) as pool:
+        for rows in pool.map(docstrings_of, sources(), chunksize=64):
+            for row in rows:
+                if row.text not in seen:
+                    seen.add(row.text)
+                    stream.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]))

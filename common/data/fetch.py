@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from common.data.registry import DataFile, Entry
@@ -171,11 +173,13 @@ def _from_addresses(search: _Search, files: list[DataFile]) -> list[DataFile]:
     """Download each file from its official address; return those that did not come."""
     left = []
     for file in files:
-        reason = _download(search, file)
+        host = urlsplit(file.address or "").netloc
+        known = search.unreachable.get(host)
+        reason = known or _download(search, file)
         if reason:
             left.append(file)
-            line = f"{file.address or 'an official address'}: {reason}"
-            search.tried.append(line)
+        if reason and not known:
+            search.tried.append(f"{file.address or 'an official address'}: {reason}")
     return left
 
 
@@ -186,8 +190,6 @@ def _download(search: _Search, file: DataFile) -> str:
             f" ({search.entry.no_address})" if search.entry.no_address else ""
         )
     host = urlsplit(file.address).netloc
-    if host in search.unreachable:
-        return search.unreachable[host]
     import pooch
     import requests
 
@@ -257,7 +259,10 @@ def _pip_download(requirement: str, folder: Path) -> str:
     env = {"PIP_DEFAULT_TIMEOUT": "15", **os.environ}
     log = folder / "pip.log"
     with supervised(command, log=log, env=env, name="pip") as child:
-        status = child.wait(PIP_LIMIT_S)
+        try:
+            status = child.wait(PIP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return f"pip did not end within {PIP_LIMIT_S:g} s"
     if status == 0:
         return ""
     lines = [line for line in child.tail(50).splitlines() if line.strip()]
@@ -293,8 +298,19 @@ def publish(part: Path, target: Path) -> None:
 
 
 def _read_sources(folder: Path) -> dict[str, str]:
-    path = folder / SOURCES
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: str(source) for name, source in read_note(folder / SOURCES).items()}
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """A small JSON object kept beside the data; empty when it is missing or damaged.
+
+    Nothing rests on it: without it a source is called "cache", or a made file is made again.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_sources(folder: Path, sources: dict[str, str]) -> None:
@@ -315,14 +331,20 @@ def locked(folder: Path) -> Iterator[None]:
             "set LABS_CACHE to a folder that can"
         ) from error
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_at_once(stream):
             notice(f"waiting for another process that is fetching {folder.name}")
             fcntl.flock(stream, fcntl.LOCK_EX)
         for stale in folder.glob(".part-*"):
             shutil.rmtree(stale)
         yield
+
+
+def _lock_at_once(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -334,12 +356,12 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
 
 def _nothing_works(search: _Search, missing: list[DataFile]) -> str:
     lines = "".join(f"\n  - {line}" for line in search.tried)
-    names = ", ".join(f"{search.entry.name}/{file.name}" for file in missing)
+    name, homepage = search.entry.name, search.entry.homepage
+    names = ", ".join(f"{name}/{file.name}" for file in missing)
+    wanted = "".join(f"\n  {name}/{file.name}  sha256 {file.sha256}" for file in missing)
     return (
         f"no source has {names}. Tried:{lines}\n"
-        f"Supply it: put the file below a folder as {search.entry.name}/{missing[0].name} "
-        f"and set LABS_DATA_DIR to that folder (sha256 {missing[0].sha256}; "
-        f"see {search.entry.homepage})"
+        f"To supply it, set LABS_DATA_DIR to a folder that holds (see {homepage}):{wanted}"
     )
 
 

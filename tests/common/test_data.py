@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -215,7 +216,8 @@ def test_without_network_one_error_names_every_source_and_how_to_supply_the_file
         "cannot be reached",
         "wheel toy-data==1.0 by pip: ",
         "Could not find a version",
-        "put the file below a folder as toy/toy.csv and set LABS_DATA_DIR",
+        "set LABS_DATA_DIR to a folder that holds",
+        "toy/toy.csv  sha256",
         SHA,
     ):
         assert part in message, f"{part!r} is missing in:\n{message}"
@@ -301,6 +303,40 @@ def test_two_processes_download_once(cache: Path, server: Server) -> None:
     server.gate.set()
     assert [child.communicate(timeout=30)[0].strip() for child in children] == ["70000", "70000"]
     assert server.requests == 1, f"{server.requests} downloads of one file"
+
+
+def test_ctrl_c_while_waiting_for_another_process_is_one_line(cache: Path, server: Server) -> None:
+    (cache / "nsw").mkdir(parents=True)
+    with (cache / "nsw/.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "common.data", "fetch", "nsw"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stderr is not None
+        assert "waiting for another process" in child.stderr.readline()
+        child.send_signal(signal.SIGINT)
+        rest = child.stderr.read()
+        assert child.wait() == 1
+        child.stderr.close()
+    assert rest == "error: interrupted: nothing half-written was kept\n"
+
+
+def test_a_damaged_note_of_sources_does_no_harm(cache: Path, server: Server) -> None:
+    find(toy(server.address))
+    (cache / "toy/.sources.json").write_text("{half")
+    assert find(toy(server.address))[1] == "cache"
+
+
+def test_one_unreachable_host_is_tried_and_named_once(cache: Path) -> None:
+    entry = toy(closed_address())
+    second = replace(entry.files[0], name="second.csv")
+    with pytest.raises(DataError) as error:
+        find(replace(entry, files=(entry.files[0], second)))
+    assert str(error.value).count("cannot be reached") == 1
+    assert "toy/second.csv" in str(error.value)
 
 
 def test_a_wrong_number_of_rows_is_an_error(

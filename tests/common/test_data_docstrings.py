@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from common.data.docstrings import Source, docstrings_of, fingerprint, mask, sources, topics
 from common.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 CODE = '''"""Tools of the widgets package for people who like to build widgets."""
 raise RuntimeError("importing this file would fail")
 
@@ -85,6 +91,47 @@ def test_the_sources_are_in_a_fixed_order_and_cover_the_standard_library() -> No
     assert {"stdlib", "numpy", "torch"} <= {source.library for source in found}
     assert not any("/labs/" in source.path and "labs." in source.module for source in found[:100])
     assert fingerprint() == fingerprint()
+
+
+def test_kill_9_while_the_dataset_is_made_leaves_no_process_and_no_dataset(
+    tmp_path: Path,
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "common.data", "fetch", "docstrings"],
+        cwd=ROOT,
+        env={**os.environ, "LABS_CACHE": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    assert "reading the docstrings" in child.stderr.readline()
+    deadline = time.monotonic() + 30
+    while not workers(tmp_path):
+        assert time.monotonic() < deadline, "the dataset was never begun"
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    child.stderr.close()
+    while workers(tmp_path):
+        assert time.monotonic() < deadline, f"still running: {workers(tmp_path)}"
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("docstrings/*.jsonl"))
+
+
+def workers(folder: Path) -> list[int]:
+    """Processes whose command line names ``folder``."""
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if any(str(folder) in part for part in command_line(process))
+    ]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def test_topics_keeps_the_most_frequent_labels() -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
 from capstone.models import Ranker, SequenceEncoder
@@ -27,7 +25,7 @@ from common.data import load as load_dataset
 from labs.lab1_fsdp_advanced import checkpoint
 from labs.lab1_fsdp_advanced.distributed import process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-from labs.lab1_fsdp_advanced.training import StepResult, fit
+from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
 from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
 
 PROGRESS = "progress"
@@ -235,19 +233,6 @@ def train(job: Job) -> None:
             on_step=report,
         )
         checkpoint.export_weights(model, Path(job.output))
-
-
-def cosine_schedule(
-    optimizer: torch.optim.Optimizer, total: int, *, warmup: float = 0.1, floor: float = 0.05
-) -> LRScheduler:
-    """Linear warm-up over a share of ``total`` steps, then cosine decay to ``floor``."""
-
-    def factor(step: int) -> float:
-        rising = (step + 1) / max(1.0, warmup * total)
-        falling = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
-        return min(rising, 1.0) * falling
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Batch], Tensor]:

@@ -18,7 +18,8 @@ class Progress:
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total = description, total
         self._done, self._text = 0, ""
-        self._start = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._bar = None
         if sys.stdout.isatty():
             from rich import progress
@@ -51,18 +52,21 @@ class Progress:
         """``done`` of ``total`` so far; ``text`` is shown behind (a loss, a rate)."""
         self._done, self._text = done, text
         if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, completed=done, total=self.total, text=text)
             return
         now = time.monotonic()
+        if self._first is None:  # what came before is set-up, and says nothing about the rate
+            self._first = (now, done)
         if now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            print(f"  {self._line(now - self._start)}", flush=True)
+            print(f"  {self._line(now - self._first[0], done - self._first[1])}", flush=True)
 
-    def _line(self, elapsed: float) -> str:
+    def _line(self, elapsed: float, counted: int) -> str:
         line = f"{self.description} {self._done}"
         if self.total:
-            left = elapsed / max(self._done, 1) * (self.total - self._done)
-            line += f"/{self.total}, about {left:.0f} s left"
+            line += f"/{self.total}"
+        if self.total and counted:
+            line += f", about {elapsed / counted * (self.total - self._done):.0f} s left"
         return f"{line}  {self._text}".rstrip()
 
 

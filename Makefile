@@ -1,0 +1,104 @@
+# Production ML Labs. `make help` lists the targets; each does its own set-up.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
+ACCEL ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+SCALE ?= standard
+DEVICE ?= auto
+ARGS ?=
+TEST_PROCS ?= 2
+# An index that has CPU builds of torch keeps about 3 GB of CUDA packages off a machine without GPU.
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(ACCEL)
+
+LABS := 1 2 3 4 5 6
+MODULE_1 := lab1_fsdp_advanced
+MODULE_2 := lab2_vector_db
+MODULE_3 := lab3_fairness
+MODULE_4 := lab4_model_serving
+MODULE_5 := lab5_distillation
+MODULE_6 := lab6_online_eval
+RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
+
+.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench progress clean \
+	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
+
+help: ## Show this list
+	@echo "make TARGET [SCALE=smoke|standard|full] [DEVICE=auto|cpu|cuda] [ARGS=\"--option value\"]"
+	@echo
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@printf '%s\n' 'lab1 ... lab6  Run a lab and write its report' \
+		'start1 ...    Put the exercises of a lab into work/' \
+		'check1 ...    Check your solutions of a lab' \
+		'traps1 ...    Meet the silent failures of a lab'
+
+setup: $(READY) ## Make .venv with the pinned packages (ACCEL=cpu|gpu overrides what is found)
+
+$(READY): requirements/$(ACCEL).txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 to 3.13; give one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "setting up $(VENV) for $(ACCEL): a few minutes the first time"
+	@rm -f $(VENV)/.ready-*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/$(ACCEL).txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+doctor: $(READY) ## Say what this machine can show, and how to get what is missing
+	@$(BIN)/python -m common.doctor
+
+capstone: $(READY) ## Train, compress, serve, audit and experiment on the feed ranker
+	@$(BIN)/python -m capstone $(RUN_OPTIONS)
+
+serve: $(READY) ## Serve the newest bundle over HTTP until Ctrl-C
+	@$(BIN)/python -m capstone.serve --scale $(SCALE) $(ARGS)
+
+$(LABS:%=lab%): lab%: $(READY)
+	@$(BIN)/python -m labs.$(MODULE_$*) $(RUN_OPTIONS)
+
+$(LABS:%=traps%): traps%: $(READY)
+	@$(BIN)/python -m labs.$(MODULE_$*).traps $(ARGS)
+
+$(LABS:%=start%): start%: $(READY)
+	@$(BIN)/course start lab$* $(ARGS)
+
+$(LABS:%=check%): check%: $(READY)
+	@$(BIN)/course check lab$* $(ARGS)
+
+progress: $(READY) ## Exercises passed and deliverables measured so far
+	@$(BIN)/course progress
+
+test: $(READY) ## Everything: unit tests, smoke runs, exercises, the system end to end
+	$(BIN)/python -m pytest -n $(TEST_PROCS) --dist loadscope $(ARGS)
+
+test-fast: $(READY) ## The unit tests alone
+	$(BIN)/python -m pytest -n $(TEST_PROCS) --dist loadscope -m "not slow" $(ARGS)
+
+test-gpu: $(READY) ## The tests that need GPUs; fails where there is none
+	LABS_REQUIRE_GPU=1 $(BIN)/python -m pytest -m "gpu or multigpu" $(ARGS)
+
+lint: $(READY) ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Every lab and the capstone at standard scale, one after the other
+	@for lab in $(foreach n,$(LABS),labs.$(MODULE_$(n))) capstone; do \
+		$(BIN)/python -m $$lab --scale $(SCALE) --device $(DEVICE) || exit $$?; done
+
+clean: ## Remove runs and caches; keeps work/ and .venv
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

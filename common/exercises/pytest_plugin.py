@@ -1,1 +1,140 @@
-"""Pytest plugin: select the tests of an exercise, and add up the points."""
+"""Pytest plugin: select and order the tests of the exercises, add up the points, GPU rule.
+
+Registered in ``pyproject.toml``. Everything that reads the catalog is imported only when a test
+marked ``exercise`` was collected or points are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from common.exercises.catalog import Entry
+
+VARIABLE = "LABS_WORK"
+REQUIRE_GPU = "LABS_REQUIRE_GPU"
+NEEDED_GPUS = {"gpu": 1, "multigpu": 2}
+CATALOG = pytest.StashKey["list[Entry]"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("exercises")
+    group.addoption(
+        "--exercise",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="only the tests of this exercise, such as 5.1 (may be repeated)",
+    )
+    group.addoption(
+        "--exercise-stop",
+        action="store_true",
+        help="stop at the first failing test of an exercise, in the order of the exercises",
+    )
+    group.addoption(
+        "--exercise-report", metavar="FILE", help="write what each exercise did as JSON"
+    )
+    group.addoption(
+        "--gradescope", metavar="FILE", help="write Gradescope's results.json (needs LABS_WORK)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    work = os.environ.get(VARIABLE)
+    if work:
+        folder = (config.invocation_params.dir / work).resolve()
+        if not folder.is_dir():
+            raise pytest.UsageError(
+                f"{VARIABLE}={work}: there is no folder {folder}, so our own code would be "
+                "tested; begin with `course start lab1`"
+            )
+        os.environ[VARIABLE] = str(folder)
+    elif config.getoption("--gradescope"):
+        raise pytest.UsageError(
+            f"--gradescope grades a learner's folder: set {VARIABLE}, for example {VARIABLE}=work"
+        )
+    if config.getoption("--exercise"):
+        _check_ids(config, config.getoption("--exercise"), "--exercise")
+    if work or config.getoption("--exercise-report"):
+        from common.exercises.pytest_grader import Grader
+
+        grader = Grader(config, Path(os.environ[VARIABLE]) if work else None)
+        config.pluginmanager.register(grader, "exercise-grader")
+
+
+def catalog(config: pytest.Config) -> list[Entry]:
+    """The exercises of the repository under test, read once."""
+    if CATALOG not in config.stash:
+        from common.exercises.catalog import CatalogError, discover
+
+        try:
+            config.stash[CATALOG] = discover(config.rootpath)
+        except CatalogError as error:
+            raise pytest.UsageError(str(error)) from error
+    return config.stash[CATALOG]
+
+
+def exercise_of(item: pytest.Item) -> str | None:
+    """The exercise a test grades, or None."""
+    marker = item.get_closest_marker("exercise")
+    if marker is None:
+        return None
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
+        raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.exercise('5.1')")
+    return marker.args[0]
+
+
+def _check_ids(config: pytest.Config, ids: list[str], what: str) -> None:
+    from common.errors import InputError
+    from common.exercises.catalog import find_exercise
+
+    for given in ids:
+        try:
+            find_exercise(catalog(config), given)
+        except InputError as error:
+            raise pytest.UsageError(f"{what}: {error}") from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marks = [exercise_of(item) for item in items]
+    for item, mark in zip(items, marks):
+        if mark is not None:
+            _check_ids(config, [mark], item.nodeid)
+    chosen = config.getoption("--exercise")
+    if chosen:
+        left_out = [item for item, mark in zip(items, marks) if mark not in chosen]
+        items[:] = [item for item, mark in zip(items, marks) if mark in chosen]
+        marks = [mark for mark in marks if mark in chosen]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+    if any(marks):
+        from common.exercises.catalog import order
+
+        # Only the places of exercise tests change hands: shared fixtures of the others stay put.
+        places = [at for at, mark in enumerate(marks) if mark]
+        ordered = sorted(places, key=lambda at: order(str(marks[at])))
+        moved = [items[at] for at in ordered]
+        for at, item in zip(places, moved):
+            items[at] = item
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = max(
+        (count for name, count in NEEDED_GPUS.items() if item.get_closest_marker(name)), default=0
+    )
+    if not needed:
+        return
+    import torch
+
+    present = torch.cuda.device_count()
+    if present < needed:
+        reason = f"needs {needed} NVIDIA GPU(s), this machine has {present}"
+        if os.environ.get(REQUIRE_GPU) == "1":
+            pytest.fail(f"{reason}, and {REQUIRE_GPU}=1 asks for it", pytrace=False)
+        pytest.skip(reason)

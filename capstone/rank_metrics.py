@@ -9,7 +9,7 @@ Floats = NDArray[np.float64]
 
 
 def ranks(
-    scores: Floats, targets: NDArray[np.int64], masked: NDArray[np.bool_]
+    scores: NDArray[np.floating], targets: NDArray[np.int64], masked: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """0-based rank of each user's target among the items that may be recommended.
 

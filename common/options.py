@@ -85,7 +85,7 @@ def parse(
         prog=program,
         description=description,
         args=arguments,
-        default=both(RunOptions(scale=scale), config),  # type: ignore[call-arg, arg-type]
+        default=both(RunOptions(scale=scale), config),  # type: ignore[arg-type]
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     return parsed.options, parsed.config

@@ -175,7 +175,7 @@ def _marker(node: Definition) -> tuple[str, str] | None:
         if isinstance(last, cst.Name) and last.value == "exercise":
             given = {arg.keyword.value if arg.keyword else "id": arg.value for arg in call.args}
             code = cst.Module(body=[]).code_for_node
-            return tuple(ast.literal_eval(code(given[key])) for key in ("id", "title"))  # type: ignore[return-value]
+            return tuple(ast.literal_eval(code(given[key])) for key in ("id", "title"))
     return None
 
 

@@ -20,6 +20,7 @@ Metric = Literal["inner_product", "l2"]
 FAISS_METRICS: dict[str, int] = {"inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 ID_BYTES = 8  # faiss ids are int64
 FLOAT_BYTES = 4
+MEAN_PADDING = 15.5  # the fast-scan layout stores codes in blocks of 32
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class IVFPQ:
         """Predicted size of one vector in the index, in bytes.
 
         ``id + code + refine = 8 + m * bits / 8 + {0, 4d, d}``. With ``n_vectors`` also its share
-        of the fixed part, ``4d * (n_lists + 2**bits)``: coarse centroids and PQ codebooks.
+        of the fixed part, ``4d * (n_lists + 2**bits)``: coarse centroids and PQ codebooks; and
+        for 4 bits the padding of each list to blocks of 32 codes, 15.5 codes on average.
 
         Parameters
         ----------
@@ -135,7 +137,8 @@ class IVFPQ:
         if n_vectors is None:
             return each
         fixed = float(FLOAT_BYTES * dimension * (self.n_lists + 2**self.pq_bits))
-        return each + fixed / n_vectors
+        padding = self.n_lists * MEAN_PADDING * code if self.pq_bits == 4 else 0.0
+        return each + (fixed + padding) / n_vectors
 
 
 Recipe = Flat | IVFPQ

@@ -1,7 +1,7 @@
-"""The HTTP service: ``POST /feed`` returns a user's feed. FastAPI on loopback, token required.
+"""The HTTP service: ``POST /feed`` returns a user's feed. FastAPI, token required.
 
-``python -m capstone.gateway CONFIG`` is started by :mod:`capstone.serving`; the secrets come
-through the environment, never through the command line.
+It listens on loopback unless told otherwise. ``python -m capstone.gateway CONFIG`` is started by
+:mod:`capstone.serving`; the secrets come through the environment, never through the command line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 
 from capstone import bundle
 from capstone.feed import Request, ScorerDown, Stage, UserStore, build_stages, execute_stages
+from common.ports import LOOPBACK
 from labs.lab6_online_eval.assignment import assign
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -37,6 +38,7 @@ class GatewayConfig:
     exposures: str
     scorer_url: str
     port: int
+    host: str = LOOPBACK
     experiment: str = "feed"
     weights: tuple[float, ...] = (1.0,)
 
@@ -157,7 +159,7 @@ def main(path: str) -> None:
     app = create_app(
         config, token=os.environ["FEED_TOKEN"], scorer_token=os.environ["SCORER_TOKEN"]
     )
-    uvicorn.run(app, host="127.0.0.1", port=config.port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import signal
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+
+MIN_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,16 @@ class Options:
     """Seed of that run."""
     out: Path = Path("runs")
     """Folder of the runs."""
+    host: str = "127.0.0.1"
+    """IPv4 address to listen on. 0.0.0.0 is every network: for a container, behind a firewall."""
     port: int = 8080
-    """Port on 127.0.0.1; 0 picks a free one."""
+    """Port to listen on; 0 picks a free one."""
+    token_file: Path | None = None
+    """File with the token that clients must send; a random one is made without it."""
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
     options = tyro.cli(Options, prog="python -m capstone.serve", description=__doc__)
     try:
         return serve(options)
@@ -45,14 +54,16 @@ def main() -> int:
 
 def serve(options: Options) -> int:
     """Start the service, say how to ask it, and wait."""
-    from capstone import bundle
-    from capstone.serving import live
-
+    _require_address(options.host)
+    token = _read_token(options.token_file) if options.token_file else ""
     made = options.out / "capstone" / "artifacts" / f"{options.scale}-seed{options.seed}" / "bundle"
     if not made.is_dir():
         raise InputError(
             f"no bundle in {made}; make one with `make capstone SCALE={options.scale}`"
         )
+    from capstone import bundle
+    from capstone.serving import live
+
     champion = bundle.load((made / "champion").resolve())
     with (
         tempfile.TemporaryDirectory(prefix="feed-") as folder,
@@ -61,15 +72,43 @@ def serve(options: Options) -> int:
             (made / "store").resolve(),
             (made / "users.json").resolve(),
             folder=Path(folder),
+            host=options.host,
             port=options.port,
+            token=token,
         ) as service,
     ):
         print(f"bundle {champion.version} on {service.url}; Ctrl-C stops it\n")
-        print(f'curl -s {service.url}/feed -H "Authorization: Bearer {service.token}" \\')
+        shown = f"$(cat {options.token_file})" if token else service.token
+        print(f'curl -s {service.url}/feed -H "Authorization: Bearer {shown}" \\')
         print("  -H 'Content-Type: application/json' -d '{\"user_id\": 1}'", flush=True)
         while service.gateway.poll() is None:
             time.sleep(0.5)
         raise RunError(f"the gateway ended:\n{service.gateway.tail()}")
+
+
+def _require_address(host: str) -> None:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise InputError(
+            f"--host {host} is no IPv4 address; give 127.0.0.1, or 0.0.0.0 for every network"
+        ) from None
+
+
+def _read_token(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"--token-file {path} is no file; write a token of your own into it")
+    token = path.read_text(encoding="utf-8").strip()
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            f"--token-file {path} must hold one token of at least {MIN_TOKEN} printable ASCII "
+            "characters without spaces; make one with `openssl rand -hex 24`"
+        )
+    return token
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

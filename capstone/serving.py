@@ -24,6 +24,7 @@ from labs.lab4_model_serving.archive import build_archive
 from labs.lab4_model_serving.torchserve import ModelSpec, TorchServe, torchserve
 
 START_TIMEOUT_S = 60.0
+ANY_ADDRESS = "0.0.0.0"
 
 
 @dataclass
@@ -65,7 +66,9 @@ def live(
     users: Path,
     *,
     folder: Path,
+    host: str = LOOPBACK,
     port: int = 0,
+    token: str = "",
     weights: Sequence[float] = (1.0,),
     experiment: str = "feed",
     device: str = "cpu",
@@ -78,8 +81,12 @@ def live(
         Folder of the model archives (:func:`archive_rankers`).
     folder
         Receives the logs and ``exposures.jsonl``.
+    host
+        Address the gateway listens on; TorchServe stays on loopback.
     port
         Of the gateway; 0 picks a free one.
+    token
+        What clients must send; a random one is made when it is empty.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def live(
         )
         for number, bundle in enumerate(bundles)
     ]
-    token = secrets.token_urlsafe(24)
+    token = token or secrets.token_urlsafe(24)
     gpus = 1 if device == "cuda" else 0
     with torchserve(store, models, folder=folder, gpus=gpus) as server:
         config = GatewayConfig(
@@ -112,6 +119,7 @@ def live(
             exposures=str(folder / "exposures.jsonl"),
             scorer_url=server.url,
             port=port,
+            host=host,
             experiment=experiment,
             weights=tuple(weights),
         )
@@ -129,7 +137,7 @@ def live(
             env=env,
             name="gateway",
         ) as gateway:
-            url = f"http://{LOOPBACK}:{port}"
+            url = f"http://{LOOPBACK if host == ANY_ADDRESS else host}:{port}"
             _wait(url, gateway)
             yield Service(url, token, server, gateway, Path(config.exposures))
 

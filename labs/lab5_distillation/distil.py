@@ -20,6 +20,7 @@ from labs.lab5_distillation.distillation_loss import distillation_loss
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Labels = Callable[[Any], Tensor]
+OnStep = Callable[[int, float], None]
 
 
 def first_forward(model: nn.Module, batch: Any) -> Tensor:
@@ -106,12 +107,9 @@ def distil(
     scheduler: LRScheduler | None = None,
     forward: Forward = first_forward,
     labels: Labels = second_labels,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[float]:
     """Train ``student`` on ``teacher`` for ``epochs`` passes over ``loader``.
-
-    ``alpha=0`` trains the same student on the labels alone: the baseline without which a
-    distilled student's accuracy says nothing about distillation.
 
     Parameters
     ----------
@@ -133,31 +131,75 @@ def distil(
         ``epochs`` < 1, a loader without batches, or an optimizer that holds one of the teacher's
         parameters or none of the student's.
     """
-    require(epochs >= 1, "epochs", epochs, "must be >= 1")
     _check_optimizer(student, teacher, optimizer)
+
+    def step(batch: Any) -> float:
+        return distil_step(
+            student,
+            teacher,
+            batch,
+            optimizer,
+            temperature=temperature,
+            alpha=alpha,
+            max_norm=max_norm,
+            forward=forward,
+            labels=labels,
+        )
+
+    return _loop(step, loader, epochs, scheduler, on_step)
+
+
+def train_alone(
+    model: nn.Module,
+    loader: Iterable[Any],
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    max_norm: float | None = 1.0,
+    scheduler: LRScheduler | None = None,
+    forward: Forward = first_forward,
+    labels: Labels = second_labels,
+    on_step: OnStep | None = None,
+) -> list[float]:
+    """Train ``model`` on the labels only: a teacher, or the student's baseline.
+
+    Without the same student trained like this, a distilled student's accuracy says nothing about
+    distillation. Parameters as in :func:`distil`.
+    """
+
+    def step(batch: Any) -> float:
+        model.train()
+        loss = nn.functional.cross_entropy(forward(model, batch), labels(batch))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    return _loop(step, loader, epochs, scheduler, on_step)
+
+
+def _loop(
+    step: Callable[[Any], float],
+    loader: Iterable[Any],
+    epochs: int,
+    scheduler: LRScheduler | None,
+    on_step: OnStep | None,
+) -> list[float]:
+    """Run ``step`` over every batch of every epoch; the mean loss of each epoch."""
+    require(epochs >= 1, "epochs", epochs, "must be >= 1")
     means = []
-    steps = 0
+    done = 0
     for _ in range(epochs):
         losses = []
         for batch in loader:
-            losses.append(
-                distil_step(
-                    student,
-                    teacher,
-                    batch,
-                    optimizer,
-                    temperature=temperature,
-                    alpha=alpha,
-                    max_norm=max_norm,
-                    forward=forward,
-                    labels=labels,
-                )
-            )
-            steps += 1
+            losses.append(step(batch))
+            done += 1
             if scheduler is not None:
                 scheduler.step()
             if on_step is not None:
-                on_step(steps, losses[-1])
+                on_step(done, losses[-1])
         if not losses:
             raise InputError("loader gave no batch")
         means.append(float(np.mean(losses)))

@@ -1,0 +1,124 @@
+"""Properties the two models must have whatever they have learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from capstone.models import RankCandidates, Ranker, SequenceEncoder
+from capstone.offline import ValueWeights, candidates, feeds
+
+LENGTH = 12
+N_ITEMS = 40
+
+
+@pytest.fixture
+def ranker() -> Ranker:
+    torch.manual_seed(0)
+    genres = torch.zeros(N_ITEMS + 1, 3)
+    genres[1:] = (torch.rand(N_ITEMS, 3) < 0.4).float()
+    return Ranker(genres, 32, LENGTH, layers=2).eval()
+
+
+@pytest.fixture
+def history() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(1, N_ITEMS + 1, (4, LENGTH))
+    rows[1, :5] = 0
+    rows[2, :11] = 0
+    return torch.from_numpy(rows)
+
+
+def ratings_for(history: torch.Tensor) -> torch.Tensor:
+    return torch.where(history > 0, history % 5 + 1, 0)
+
+
+def test_the_future_does_not_change_a_prediction(history: torch.Tensor) -> None:
+    encoder = SequenceEncoder(N_ITEMS, 32, LENGTH).eval()
+    changed = history.clone()
+    changed[:, -1] = 7
+    before, after = encoder(history), encoder(changed)
+    assert torch.allclose(before[:, :-1], after[:, :-1], atol=1e-5)
+    assert not torch.allclose(before[:, -1], after[:, -1], atol=1e-3)
+
+
+def test_the_gradient_of_a_position_never_reaches_later_items(history: torch.Tensor) -> None:
+    encoder = SequenceEncoder(N_ITEMS, 32, LENGTH).eval()
+    vectors = encoder.items(history).detach().requires_grad_()
+    encoder.items.forward = lambda _: vectors  # type: ignore[method-assign]
+    encoder.encode(history)[0, 4].pow(3).sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad[0, 5:].abs().max() == 0
+    assert vectors.grad[0, :5].abs().max() > 0
+
+
+def test_padding_is_never_recommended(ranker: Ranker, history: torch.Tensor) -> None:
+    encoder = SequenceEncoder(N_ITEMS, 32, LENGTH).eval()
+    assert (encoder(history)[..., 0] < -1e8).all()
+    served = RankCandidates(ranker)
+    zero = torch.zeros((4, 1), dtype=torch.long)
+    p_engage, _ = served(history, ratings_for(history), zero)
+    assert (p_engage == 0).all()
+
+
+def test_a_shorter_window_of_the_same_history_scores_the_same(ranker: Ranker) -> None:
+    items = torch.tensor([[3, 9, 4]])
+    padded = torch.tensor([[0] * 9 + [3, 9, 4]])
+    served, some = RankCandidates(ranker), torch.tensor([[1, 2, 3]])
+    for short, long in zip(
+        served(items, items % 5 + 1, some),
+        served(padded, ratings_for(padded), some),
+        strict=True,
+    ):
+        assert torch.allclose(short, long, atol=1e-6)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(
+    ranker: Ranker, history: torch.Tensor
+) -> None:
+    served, ratings = RankCandidates(ranker), ratings_for(history)
+    alone = served(history, ratings, torch.tensor([[5]] * 4))
+    together = served(history, ratings, torch.tensor([[9, 5, 30, 31]] * 4))
+    for one, many in zip(alone, together, strict=True):
+        assert torch.allclose(one[:, 0], many[:, 1], atol=1e-6)
+
+
+def test_a_score_does_not_depend_on_the_other_users(ranker: Ranker, history: torch.Tensor) -> None:
+    served, ratings = RankCandidates(ranker), ratings_for(history)
+    some = torch.tensor([[1, 2, 3]] * 4)
+    for whole, single in zip(
+        served(history, ratings, some), served(history[:1], ratings[:1], some[:1]), strict=True
+    ):
+        assert torch.allclose(whole[:1], single, atol=1e-6)
+
+
+def test_probabilities_of_the_catalogue_sum_to_one(ranker: Ranker, history: torch.Tensor) -> None:
+    every = torch.arange(1, N_ITEMS + 1).repeat(4, 1)
+    p_engage, p_like = RankCandidates(ranker)(history, ratings_for(history), every)
+    assert torch.allclose(p_engage.sum(dim=1), torch.ones(4), atol=1e-5)
+    assert ((p_like > 0) & (p_like < 1)).all()
+
+
+def test_value_weights_must_reward_what_is_wanted() -> None:
+    with pytest.raises(ValueError, match="must reward"):
+        ValueWeights(engage=-1.0)
+    weights = ValueWeights(engage=1.0, like=2.0)
+    assert weights.value(np.array([0.5]), np.array([0.25]))[0] == pytest.approx(0.75)
+
+
+def test_candidates_are_the_best_unseen_items() -> None:
+    scores = np.array([[0.0, 5.0, 4.0, 3.0, 2.0]])
+    seen = np.array([[True, True, False, False, False]])
+    assert candidates(scores, seen, 2).tolist() == [[2, 3]]
+
+
+def test_the_feed_orders_candidates_by_value(feed) -> None:  # type: ignore[no-untyped-def]
+    retrieved = np.tile(np.arange(1, 21), (feed.n_users, 1))
+    zeros = np.zeros((feed.n_users, 1), dtype=np.int64)
+
+    def score(history, ratings, items):  # type: ignore[no-untyped-def]
+        return items / 100.0, np.zeros(items.shape)
+
+    lists = feeds(feed, retrieved, (zeros, zeros), score, ValueWeights(), k=3)
+    assert (lists == [20, 19, 18]).all()

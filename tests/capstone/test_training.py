@@ -1,0 +1,199 @@
+"""Training over ranks: the same gradient, the same batches, whatever their number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from capstone.data import Feed
+from capstone.models import Ranker
+from capstone.training import Job, distilled_loss, make_batch, ranker_loss
+from common.launch import torchrun
+
+RANK_SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from capstone.data import prepare
+from capstone.training import build_model, make_batch, ranker_loss
+from common.data import load
+from labs.lab1_fsdp_advanced.distributed import process_group
+from labs.lab1_fsdp_advanced.sharding import Strategy, shard
+from torch.distributed.tensor import DTensor
+
+feed = prepare(load("ml-100k"))
+with process_group("cpu", seed=0) as ranks:
+    model = build_model("ranker", feed, 32, 1, 20, 0.0)
+    blocks = list(model.blocks)
+    model = shard(model, Strategy(sys.argv[2]), device=ranks.device, blocks=blocks)
+    batch = make_batch(feed.train, 3, batch_size=16, max_length=20, seed=0,
+                       rank=ranks.rank, world=ranks.world, device=ranks.device)
+    ranker_loss(model, batch).backward()
+    gradients = {
+        name: (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad)
+        for name, p in model.named_parameters()
+    }
+    if ranks.is_main:
+        torch.save(gradients, sys.argv[1])
+"""
+
+
+def test_gradients_of_two_fsdp_ranks_equal_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The central check: sharding changes where numbers live, never which numbers."""
+    (tmp_path / "rank_gradients.py").write_text(RANK_SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for procs in (1, 2):
+        torchrun(
+            "rank_gradients",
+            [str(tmp_path / f"{procs}.pt"), "FULL_SHARD"],
+            procs=procs,
+            device="cpu",
+            log=tmp_path / f"{procs}.log",
+        )
+    one, two = (torch.load(tmp_path / f"{procs}.pt", weights_only=True) for procs in (1, 2))
+    assert one.keys() == two.keys()
+    worst = max((one[name] - two[name]).abs().max().item() for name in one)
+    largest = max(gradient.abs().max().item() for gradient in one.values())
+    assert largest > 1e-3, "the gradients must not be trivially zero"
+    assert worst < 1e-5, f"the gradients differ by {worst:g}"
+
+
+def test_the_ranks_share_out_one_global_batch(feed: Feed) -> None:
+    def batch(rank: int, world: int):  # type: ignore[no-untyped-def]
+        return make_batch(
+            feed.train, 7, batch_size=16, max_length=20, seed=1,
+            rank=rank, world=world, device=torch.device("cpu"),
+        )  # fmt: skip
+
+    whole, parts = batch(0, 1), [batch(rank, 2) for rank in range(2)]
+    for field in ("history", "ratings", "nexts", "next_ratings"):
+        rows = torch.empty_like(getattr(whole, field))
+        rows[0::2], rows[1::2] = getattr(parts[0], field), getattr(parts[1], field)
+        assert torch.equal(rows, getattr(whole, field)), field
+    assert sum(part.tokens for part in parts) == pytest.approx(whole.tokens)
+
+
+def test_an_epoch_visits_every_user_once(feed: Feed) -> None:
+    seen = []
+    for step in range(-(-feed.n_users // 64)):
+        batch = make_batch(
+            feed.train, step, batch_size=64, max_length=200, seed=0,
+            rank=0, world=1, device=torch.device("cpu"),
+        )  # fmt: skip
+        seen += [tuple(row[row > 0].tolist()) for row in batch.history]
+    assert len(set(seen[: feed.n_users])) > 0.99 * feed.n_users
+
+
+def test_targets_are_the_next_items_and_never_held_out_ones(feed: Feed) -> None:
+    batch = make_batch(
+        feed.train, 0, batch_size=64, max_length=50, seed=0,
+        rank=0, world=1, device=torch.device("cpu"),
+    )  # fmt: skip
+    earlier = batch.nexts[:, :-1]
+    assert torch.equal(batch.history[:, 1:][earlier > 0], earlier[earlier > 0])
+    order = np.random.default_rng((0, 0)).permutation(feed.n_users)[:64]
+    for row, user in zip(batch.nexts, order, strict=True):
+        train = feed.train[user].items
+        assert row[-1].item() in train
+        assert feed.test_items[user] not in row.tolist()
+
+
+def test_distilling_with_alpha_zero_is_training_on_the_labels(feed: Feed) -> None:
+    torch.manual_seed(0)
+    genres = torch.from_numpy(feed.genres)
+    teacher, student = Ranker(genres, 32, 20), Ranker(genres, 16, 20, dropout=0.0)
+    batch = make_batch(
+        feed.train, 0, batch_size=8, max_length=20, seed=0,
+        rank=0, world=1, device=torch.device("cpu"),
+    )  # fmt: skip
+    hard = ranker_loss(student, batch)
+    mixed = distilled_loss(teacher, temperature=2.0, alpha=0.0)(student, batch)
+    assert mixed.item() == pytest.approx(hard.item(), rel=1e-5)
+
+
+def test_distillation_leaves_the_teacher_alone(feed: Feed) -> None:
+    genres = torch.from_numpy(feed.genres)
+    teacher, student = Ranker(genres, 32, 20), Ranker(genres, 16, 20)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    batch = make_batch(
+        feed.train, 0, batch_size=8, max_length=20, seed=0,
+        rank=0, world=1, device=torch.device("cpu"),
+    )  # fmt: skip
+    loss = distilled_loss(teacher, temperature=2.0, alpha=0.5)(student, batch)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+    assert student.items.weight.grad is not None
+
+
+def test_the_ranker_loss_is_a_mean_over_real_tokens(feed: Feed) -> None:
+    torch.manual_seed(0)
+    model = Ranker(torch.from_numpy(feed.genres), 16, 20, dropout=0.0).eval()
+    batch = make_batch(
+        feed.train, 0, batch_size=8, max_length=20, seed=0,
+        rank=0, world=1, device=torch.device("cpu"),
+    )  # fmt: skip
+    engage, like = model(batch.history, batch.ratings, batch.nexts)
+    losses = [
+        F.cross_entropy(engage[b, t], batch.nexts[b, t])
+        + F.binary_cross_entropy_with_logits(like[b, t], (batch.next_ratings[b, t] >= 4).float())
+        for b, t in torch.nonzero(batch.nexts).tolist()
+    ]
+    assert ranker_loss(model, batch).item() == pytest.approx(
+        torch.stack(losses).mean().item(), rel=1e-5
+    )
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Resuming must not change the result: same batches, same dropout, same schedule."""
+    from safetensors.torch import load_file
+
+    fields = {
+        "kind": "retrieval", "width": 16, "layers": 1, "max_length": 20, "epochs": 1,
+        "batch_size": 64, "learning_rate": 1e-3, "strategy": "FULL_SHARD", "device": "cpu",
+        "seed": 0,
+    }  # fmt: skip
+
+    def run(name: str, checkpoints: str, stop_after: int | None) -> Path:
+        output = tmp_path / f"{name}.safetensors"
+        job = Job(**fields, output=str(output), checkpoints=str(tmp_path / checkpoints))
+
+        def on_line(line: str) -> None:
+            if stop_after and line.startswith("progress") and int(line.split()[1]) > stop_after:
+                raise KeyboardInterrupt
+
+        arguments = [str(job.write(tmp_path / f"{name}.json"))]
+        torchrun(
+            "capstone.training", arguments, procs=2, device="cpu",
+            log=tmp_path / f"{name}.log", on_line=on_line,
+        )  # fmt: skip
+        return output
+
+    whole = run("whole", "a", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", "b", 5)
+    assert not (tmp_path / "stopped.safetensors").exists()
+    resumed = run("resumed", "b", None)
+    first, second = load_file(whole), load_file(resumed)
+    worst = max((first[name] - second[name]).abs().max().item() for name in first)
+    assert worst < 1e-6, f"resumed weights differ by {worst:g}"
+    steps = [
+        int(line.split()[1])
+        for line in (tmp_path / "resumed.log").read_text().splitlines()
+        if line.startswith("progress")
+    ]
+    assert steps[0] > 1, "the second run must not have begun at the first step"
+
+
+def test_a_job_survives_being_written_and_read(tmp_path: Path) -> None:
+    job = Job("ranker", 32, 1, 20, 1, 16, 1e-3, "FULL_SHARD", "cpu", 0, "out", "checkpoints")
+    assert Job.read(job.write(tmp_path / "job.json")) == job
+    assert json.loads((tmp_path / "job.json").read_text())["width"] == 32

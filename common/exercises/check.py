@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -139,7 +140,9 @@ def _explain(entry: Entry, graded: dict[str, Any], work: Path) -> str:
         message, where = syntax
     file = entry.work_file(work)
     lines = ["", f"Exercise {entry.id}: {entry.title}"]
-    lines.append(_row("Test", sentence(test["node"]) if test else "your file cannot be imported"))
+    lines.append(
+        _row("Test", sentence(test["node"]) if test else "the tests cannot import your code")
+    )
     if found["exception"] == "NotImplementedError" and message.startswith(
         "NotImplementedError: ex"
     ):
@@ -178,12 +181,17 @@ def _show(place: str) -> str:
 
 
 def _line(file: Path, name: str) -> int:
-    """Where the learner's definition stands; 1 when it is gone or the file does not parse."""
-    try:
-        node = locate(read_source(file), name)
-    except (SyntaxError, FileNotFoundError):
+    """Where the learner's definition stands, found by its text when the file does not parse."""
+    if not file.is_file():
         return 1
-    return node.lineno if node else 1
+    source = read_source(file)
+    try:
+        node = locate(source, name)
+        return node.lineno if node else 1
+    except SyntaxError:
+        opening = re.compile(rf"\s*(async\s+def|def|class)\s+{name.rpartition('.')[2]}\b")
+        lines = enumerate(source.splitlines(), start=1)
+        return next((number for number, line in lines if opening.match(line)), 1)
 
 
 def _syntax_error(folder: Path) -> tuple[str, str] | None:

@@ -19,6 +19,8 @@ VARIABLE = "LABS_WORK"
 REQUIRE_GPU = "LABS_REQUIRE_GPU"
 NEEDED_GPUS = {"gpu": 1, "multigpu": 2}
 CATALOG = pytest.StashKey["list[Entry]"]()
+EXERCISE = pytest.StashKey[str]()
+FAULT = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,11 +59,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--gradescope grades a learner's folder: set {VARIABLE}, for example {VARIABLE}=work"
         )
-    if config.getoption("--exercise"):
-        _check_ids(config, config.getoption("--exercise"), "--exercise")
+    for given in config.getoption("--exercise"):
+        if fault := _fault(config, given):
+            raise pytest.UsageError(f"--exercise: {fault}")
     if work or config.getoption("--exercise-report"):
+        from common.errors import InputError
         from common.exercises.pytest_grader import Grader
 
+        try:
+            catalog(config)
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from error
         grader = Grader(config, Path(os.environ[VARIABLE]) if work else None)
         config.pluginmanager.register(grader, "exercise-grader")
 
@@ -69,62 +77,67 @@ def pytest_configure(config: pytest.Config) -> None:
 def catalog(config: pytest.Config) -> list[Entry]:
     """The exercises of the repository under test, read once."""
     if CATALOG not in config.stash:
-        from common.exercises.catalog import CatalogError, discover
+        from common.exercises.catalog import discover
 
-        try:
-            config.stash[CATALOG] = discover(config.rootpath)
-        except CatalogError as error:
-            raise pytest.UsageError(str(error)) from error
+        config.stash[CATALOG] = discover(config.rootpath)
     return config.stash[CATALOG]
 
 
 def exercise_of(item: pytest.Item) -> str | None:
-    """The exercise a test grades, or None."""
-    marker = item.get_closest_marker("exercise")
-    if marker is None:
-        return None
-    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
-        raise pytest.UsageError(f"{item.nodeid}: write @pytest.mark.exercise('5.1')")
-    return marker.args[0]
+    """The exercise a collected test grades, or None."""
+    return item.stash.get(EXERCISE, None)
 
 
-def _check_ids(config: pytest.Config, ids: list[str], what: str) -> None:
+def _fault(config: pytest.Config, given: str) -> str:
+    """Why ``given`` is no exercise of this repository; empty when it is one."""
     from common.errors import InputError
     from common.exercises.catalog import find_exercise
 
-    for given in ids:
-        try:
-            find_exercise(catalog(config), given)
-        except InputError as error:
-            raise pytest.UsageError(f"{what}: {error}") from error
+    try:
+        find_exercise(catalog(config), given)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _read_mark(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("exercise")
+    if marker is None:
+        return
+    if len(marker.args) != 1 or marker.kwargs or not isinstance(marker.args[0], str):
+        item.stash[FAULT] = "write @pytest.mark.exercise('5.1')"
+    elif fault := _fault(item.config, marker.args[0]):
+        item.stash[FAULT] = fault
+    else:
+        item.stash[EXERCISE] = marker.args[0]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marks = [exercise_of(item) for item in items]
-    for item, mark in zip(items, marks):
-        if mark is not None:
-            _check_ids(config, [mark], item.nodeid)
+    for item in items:
+        _read_mark(item)
     chosen = config.getoption("--exercise")
     if chosen:
-        left_out = [item for item, mark in zip(items, marks) if mark not in chosen]
-        items[:] = [item for item, mark in zip(items, marks) if mark in chosen]
-        marks = [mark for mark in marks if mark in chosen]
+        left_out = [item for item in items if exercise_of(item) not in chosen]
+        items[:] = [item for item in items if exercise_of(item) in chosen]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-    if any(marks):
+    places = [at for at, item in enumerate(items) if exercise_of(item)]
+    if places:
         from common.exercises.catalog import order
 
         # Only the places of exercise tests change hands: shared fixtures of the others stay put.
-        places = [at for at, mark in enumerate(marks) if mark]
-        ordered = sorted(places, key=lambda at: order(str(marks[at])))
-        moved = [items[at] for at in ordered]
+        moved = sorted(
+            (items[at] for at in places), key=lambda item: order(exercise_of(item) or "0.0")
+        )
         for at, item in zip(places, moved):
             items[at] = item
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if FAULT in item.stash:
+        pytest.fail(item.stash[FAULT], pytrace=False)
     needed = max(
         (count for name, count in NEEDED_GPUS.items() if item.get_closest_marker(name)), default=0
     )

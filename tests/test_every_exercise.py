@@ -1,0 +1,131 @@
+"""Every exercise of every lab: its stub fails, our solution passes, each wrong solution is caught.
+
+One process a lab for the stubs, one for our solutions, one for each wrong solution.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from common.exercises.catalog import (
+    CatalogError,
+    Entry,
+    discover,
+    discover_tests,
+    find_root,
+    lab_folders,
+    wrong_id,
+    wrong_solutions,
+)
+from common.exercises.check import run_tests
+from common.exercises.start import start
+from common.exercises.stubs import splice
+
+ROOT = find_root()
+LEAST_EXERCISES, LEAST_TESTS, LEAST_WRONG = 2, 2, 2
+LABS = [folder.name for folder in lab_folders(ROOT)]
+
+
+@cache
+def entries() -> list[Entry]:
+    try:
+        return discover(ROOT)
+    except CatalogError:
+        return []  # test_the_catalog_is_sound says what is wrong with it
+
+
+def of_lab(lab: str) -> list[Entry]:
+    return [entry for entry in entries() if entry.lab == lab]
+
+
+EXERCISES = [pytest.param(entry, id=entry.id) for entry in entries()]
+WRONG = [
+    pytest.param(entry, file, id=f"{entry.id}-{file.stem}")
+    for entry in entries()
+    for file in wrong_solutions(ROOT, entry)
+]
+
+
+def graded(work: Path, lab: str, *exercises: str) -> dict[str, dict]:
+    written = run_tests(ROOT, work, lab, exercises=exercises, stop=False)
+    assert written["exercises"], written["output"]
+    return {each["id"]: each for each in written["exercises"]}
+
+
+def test_the_catalog_is_sound() -> None:
+    """Every marker has an id of its own lab, a title, points and a hint."""
+    discover(ROOT)
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_has_exercises(lab: str) -> None:
+    found = [entry.id for entry in of_lab(lab)]
+    assert len(found) >= LEAST_EXERCISES, f"{lab} has {found}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_wrong_solution_names_its_exercise_and_its_mistake(lab: str) -> None:
+    ids = {entry.id for entry in of_lab(lab)}
+    for file in (ROOT / "tests" / lab / "wrong").glob("*.py"):
+        assert wrong_id(file) in ids, f"{file.name}: name it e5_1_<mistake>.py"
+        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        assert doc, f"{file.name}: say in one line which mistake it makes"
+        assert len(doc.splitlines()) == 1, f"{file.name}: the docstring is longer than a line"
+
+
+@pytest.mark.parametrize("entry", EXERCISES)
+def test_an_exercise_has_tests_that_explain_themselves(entry: Entry) -> None:
+    tests = [test for test in discover_tests(ROOT, entry.lab) if test.exercise == entry.id]
+    assert len(tests) >= LEAST_TESTS, [test.node for test in tests]
+    assert [test.node for test in tests if not test.doc] == []
+
+
+@pytest.mark.parametrize("entry", EXERCISES)
+def test_an_exercise_has_wrong_solutions(entry: Entry) -> None:
+    found = wrong_solutions(ROOT, entry)
+    assert len(found) >= LEAST_WRONG, [file.name for file in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", [lab for lab in LABS if of_lab(lab)])
+def test_every_stub_fails_by_name(lab: str, tmp_path: Path) -> None:
+    start(of_lab(lab), tmp_path)
+    found = graded(tmp_path, lab)
+    for entry in of_lab(lab):
+        grade = found[entry.id]
+        reasons = [test["reason"] for test in grade["tests"] if test["outcome"] == "failed"]
+        assert grade["outcome"] == "failed", f"{entry.id}: {grade['outcome']}: {grade['reason']}"
+        assert any(f"exercise {entry.id}: {entry.title}" in reason for reason in reasons), reasons
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", [lab for lab in LABS if of_lab(lab)])
+def test_every_reference_passes_as_a_learners_file(lab: str, tmp_path: Path) -> None:
+    for entry in of_lab(lab):
+        file = entry.work_file(tmp_path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(entry.file.read_bytes())
+    found = graded(tmp_path, lab)
+    not_passed = {key: each["reason"] for key, each in found.items() if each["outcome"] != "passed"}
+    assert not_passed == {}
+    assert set(found) == {entry.id for entry in of_lab(lab)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "wrong"), WRONG)
+def test_every_wrong_solution_is_caught(entry: Entry, wrong: Path, tmp_path: Path) -> None:
+    file = entry.work_file(tmp_path)
+    file.parent.mkdir(parents=True)
+    reference = entry.file.read_text(encoding="utf-8")
+    mistaken = splice(reference, entry.name, wrong.read_text(encoding="utf-8"))
+    file.write_text(mistaken, encoding="utf-8")
+    grade = graded(tmp_path, entry.lab, entry.id)[entry.id]
+    assert grade["broken"] is None, grade["broken"]
+    failed = [test for test in grade["tests"] if test["outcome"] == "failed"]
+    assert failed, f"{wrong.name} passes the tests of {entry.id}: {grade['reason']}"
+    by_assertion = [test["node"] for test in failed if test["assertion"]]
+    assert by_assertion, [(test["node"], test["reason"]) for test in failed]

@@ -19,6 +19,7 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -83,21 +84,26 @@ def _stop_tree(grace_s: float) -> None:
 
 
 def main(lifeline: int, grace_s: float, command: list[str]) -> int:
+    """Run ``command`` until it ends or is to be stopped; its status, or minus a signal."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    stopping = []
+    received: list[int] = []
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.append(True))
+    for stop in STOP_SIGNALS:
+        signal.signal(stop, lambda number, _: received.append(number))
 
+    guard = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(lifeline)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Python ignores SIGPIPE and SIGXFSZ; the command gets every signal's default back.
+        for number in (signal.SIGCHLD, *STOP_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guard:  # the guard was killed before it could say so
+            os._exit(128 + signal.SIGKILL)
         try:
             os.execvp(command[0], command)
         except OSError as error:
@@ -113,9 +119,9 @@ def main(lifeline: int, grace_s: float, command: list[str]) -> int:
         if child in ended:
             _stop_tree(grace_s)
             return os.waitstatus_to_exitcode(ended[child])
-        if stopping or lifeline in ready:
+        if received or lifeline in ready:
             _stop_tree(grace_s)
-            return 0
+            return -(received[0] if received else signal.SIGTERM)
 
 
 if __name__ == "__main__":

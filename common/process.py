@@ -36,7 +36,7 @@ class Child:
         return self.popen.stdout
 
     def poll(self) -> int | None:
-        """Exit status, or None while it runs."""
+        """Exit status (128 + signal for a command that was killed), or None while it runs."""
         return self.popen.poll()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -86,8 +86,8 @@ def supervised(
     Child
         With ``poll()``, ``wait()``, ``tail()`` and ``pid``.
     """
-    read_end, write_end = os.pipe()
     stream = log.open("a", encoding="utf-8") if log else None
+    read_end, write_end = os.pipe()
     try:
         popen = subprocess.Popen(
             [sys.executable, "-S", "-E", str(GUARD), str(read_end), str(grace_s)]
@@ -99,7 +99,8 @@ def supervised(
             cwd=cwd,
             pass_fds=[read_end],
             start_new_session=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except BaseException:
         os.close(write_end)

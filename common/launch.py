@@ -13,6 +13,15 @@ from common.errors import RunError
 from common.process import supervised
 
 ROOT = Path(__file__).resolve().parent.parent
+EXCEPTION = r"(\w[\w.]*(?:Error|Exception|Interrupt)\b.*)"
+RANK_ERROR = re.compile(rf"\[rank(\d+)\]: {EXCEPTION}")
+EARLY_ERROR = re.compile(rf"{EXCEPTION}|.*: (?=No module named )(.*)")
+LOST_PEER = re.compile(r"(?:closed|reset) by peer|Connection (?:refused|was likely closed)")
+ROOT_CAUSE = re.compile(
+    r"Root Cause.*?rank +: (?P<rank>\d+).*?exitcode +: (?P<status>-?\d+) "
+    r"\(pid: \d+\)[^\S\n]*(?:\((?P<signal>SIG\w+)\))?",
+    re.DOTALL,
+)
 
 
 def torchrun(
@@ -40,7 +49,8 @@ def torchrun(
     Raises
     ------
     RunError
-        When a rank fails: with the failing rank's error and the log's path.
+        When a rank fails: with the first failing rank's error, signal or exit status, and the
+        log's path.
     """
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -51,7 +61,7 @@ def torchrun(
         env["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(procs), "--max-restarts", "0", "-m", module, *args]
-    recent: deque[str] = deque(maxlen=400)
+    recent: deque[str] = deque(maxlen=2000)
     with (
         log.open("a", encoding="utf-8") as stream,
         supervised(command, env=env, name=f"torchrun {module}") as child,
@@ -67,8 +77,26 @@ def torchrun(
 
 
 def _cause(lines: Sequence[str]) -> str:
-    """The first rank's exception in torchrun's output, else its last lines."""
+    """What the first failing rank died of, from torchrun's output.
+
+    The ranks that lose a failed peer raise too, often earlier than torchrun reports the failure, so
+    an exception counts before a lost connection, and torchrun's root cause before that.
+    """
+    own: list[str] = []
+    lost: list[str] = []
     for line in lines:
-        if found := re.match(r"\[rank(\d+)\]: (\w[\w.]*(?:Error|Exception|Interrupt)\b.*)", line):
-            return f"rank {found[1]}: {found[2]}"
-    return " | ".join(list(lines)[-3:]) or "no output"
+        if found := RANK_ERROR.match(line):
+            (lost if LOST_PEER.search(line) else own).append(f"rank {found[1]}: {found[2]}")
+    if own:
+        return own[0]
+    root = ROOT_CAUSE.search("\n".join(lines))
+    rank = f"rank {root['rank']}" if root else "a rank"
+    if root and root["signal"]:
+        hint = " (often out of memory)" if root["signal"] == "SIGKILL" else ""
+        return f"{rank}: killed by {root['signal']}{hint}"
+    for line in lines:  # before a rank has joined the group, nothing marks its lines
+        if (found := EARLY_ERROR.match(line)) and "ChildFailedError" not in line:
+            return f"{rank}: {found[1] or found[2]}"
+    if root:
+        return f"{rank}: exit status {root['status']}"
+    return lost[0] if lost else " | ".join(list(lines)[-3:]) or "no output"

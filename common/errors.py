@@ -8,7 +8,7 @@ EXIT_BAD_INPUT = 2
 
 
 class InputError(ValueError):
-    """A bad argument or input: the message names the value, the limit and the fix. Exit status 2."""
+    """A bad argument or input; the message names value, limit and fix. Exit status 2."""
 
 
 class RunError(RuntimeError):

@@ -93,9 +93,9 @@ def parse(
 
 def _scale_of(arguments: Sequence[str]) -> str:
     scale = "standard"
-    for here, after in zip(arguments, [*arguments[1:], None], strict=True):
-        if here == "--scale" and after is not None:
-            scale = after
+    for at, here in enumerate(arguments):
+        if here == "--scale" and at + 1 < len(arguments):
+            scale = arguments[at + 1]
         elif here.startswith("--scale="):
             scale = here.partition("=")[2]
     if scale not in SCALE_NAMES:

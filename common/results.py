@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import operator
@@ -19,6 +20,7 @@ from common.errors import InputError
 
 SCHEMA = 1
 Op = Literal["<", "<=", ">", ">=", "=="]
+FULL = {errno.ENOSPC, errno.EDQUOT}
 OPERATORS = {
     "<": operator.lt,
     "<=": operator.le,
@@ -45,6 +47,8 @@ class Metric:
                 raise ValueError("a metric without a value needs a reason")
         elif not math.isfinite(self.value):
             raise ValueError(f"a metric must be finite, not {self.value}; give None and a reason")
+        if self.ci95 is not None and not all(map(math.isfinite, self.ci95)):
+            raise ValueError(f"an interval must be finite, not {self.ci95}; leave it out")
 
     def as_json(self) -> dict[str, Any]:
         full = asdict(self)
@@ -166,13 +170,17 @@ def commit() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that is either whole or absent, and safe against a power cut."""
+    text = json.dumps(value, indent=1, allow_nan=False)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class RunFolder:
@@ -192,6 +200,8 @@ class RunFolder:
             self._remove_abandoned()
             (self.partial / "figures").mkdir(parents=True)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise InputError(
                 f"--out {out}: cannot write there ({error.strerror}); name a folder you can write"
             ) from error
@@ -199,10 +209,15 @@ class RunFolder:
     def publish(self) -> Path:
         """Rename the complete run into place, move ``latest``, and return the run's folder."""
         final, count = self.package / self.name, 1
-        while final.exists():
-            count += 1
-            final = self.package / f"{self.name}-{count}"
-        self.partial.rename(final)
+        while True:
+            try:  # another run may take the name at any moment: renaming is what decides
+                self.partial.rename(final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                count += 1
+                final = self.package / f"{self.name}-{count}"
         link = self.package / f".latest.{os.getpid()}"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)

@@ -33,7 +33,8 @@ __all__ = ["Claim", "Run", "main"]
 
 ConfigT = TypeVar("ConfigT")
 T = TypeVar("T")
-DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+OUTPUT_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
+OUTPUT_FAULTS |= {errno.EPIPE}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -84,7 +85,7 @@ class Run:
     ) -> None:
         """Record what this run measured; ``value=None`` needs a ``reason``."""
         if value is not None:
-            value = value if isinstance(value, int) else float(value)
+            value = value if type(value) is int else float(value)
         if ci95 is not None:
             ci95 = (float(ci95[0]), float(ci95[1]))
         n = None if n is None else int(n)
@@ -98,6 +99,8 @@ class Run:
 
     def unmeasured(self, claim: str, reason: str) -> None:
         """This scale or machine cannot show ``claim``: its outcome is null, with the reason."""
+        if not reason.strip():
+            raise ValueError(f"{claim} needs a reason why it cannot be shown")
         self.results.unmeasured[claim] = reason
 
     def data(self, dataset: Dataset) -> None:
@@ -142,7 +145,9 @@ def main(
     Exit status: 0 the run completed; 1 it failed or was interrupted; 2 bad arguments or input.
     Nothing half-written stays: the run's folder appears only when it is complete.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we
+            signal.signal(number, _interrupt)
     try:
         program = "python -m " + (lab if lab == "capstone" else f"labs.{lab}")
         options, config = parse(program, title, scales, argv)
@@ -158,11 +163,10 @@ def main(
     except KeyboardInterrupt:
         status = _fail("interrupted: nothing was written, nothing is left running", EXIT_FAILED)
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in OUTPUT_FAULTS:
             raise
         where = f" ({error.filename})" if error.filename else ""
         status = _fail(f"{error.strerror}{where}: nothing was published", EXIT_FAILED)
-    sys.stdout.flush()
     sys.exit(status)
 
 
@@ -192,10 +196,10 @@ def _run(
         versions=hardware.versions(),
     )
     folder = RunFolder(options.out, lab, options.scale, results.started_at)
-    print(f"{title}: {options.scale} scale, {device}, {procs} rank(s), seed {options.seed}")
-    if mine:
-        print(f"running your code: {', '.join(mine)}", flush=True)
     try:
+        print(f"{title}: {options.scale} scale, {device}, {procs} rank(s), seed {options.seed}")
+        if mine:
+            print(f"running your code: {', '.join(mine)}", flush=True)
         with tempfile.TemporaryDirectory(prefix=f"{lab}-") as work:
             run = Run(options, results, folder.partial, Path(work))
             story(run, config)
@@ -216,9 +220,11 @@ def _run(
     except BaseException:
         folder.discard()
         raise
-    if options.track != "none":
-        tracking.report(options.track, written, final, options.out)
-    scorecard.show(written, final)
+    with _published(final):
+        if options.track != "none":
+            tracking.report(options.track, written, final, options.out)
+        scorecard.show(written, final)
+        sys.stdout.flush()
     missed = any(row["passed"] is False for row in written["deliverables"])
     return EXIT_FAILED if options.strict and missed else EXIT_OK
 
@@ -236,6 +242,16 @@ def _use_my_code(asked: bool) -> list[str]:
     return [str(file.relative_to(folder.parent)) for file in files]
 
 
+@contextmanager
+def _published(final: Path) -> Iterator[None]:
+    """What fails from here on fails after the run: say so, and where the run is."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, RunError) as error:
+        what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        raise RunError(f"{what}; the run itself is complete: {final}") from error
+
+
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -243,6 +259,9 @@ def _interrupt(number: int, frame: Any) -> None:
 def _fail(message: str, status: int) -> int:
     if os.environ.get("LABS_TRACEBACK"):
         traceback.print_exc()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # its disk is full or its reader is gone: without this Python would say so too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status

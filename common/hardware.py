@@ -62,24 +62,69 @@ def _memory_gib() -> float:
 def _nvidia_gpus() -> list[Gpu]:
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version"]
+    query = ["nvidia-smi", "--query-gpu=uuid,name,memory.total,driver_version"]
     answer = subprocess.run(
         [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=False
     )
     if answer.returncode != 0:
         return []
     rows = [line.split(", ") for line in answer.stdout.strip().splitlines()]
-    return [Gpu(name, round(float(mib) / 1024, 1), driver) for name, mib, driver in rows]
+    present = {uuid: Gpu(name, _gib(mib), driver) for uuid, name, mib, driver in rows}
+    return _visible(present, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def choose_device(asked: str, hardware: Hardware) -> str:
-    """``auto`` takes CUDA when a GPU is here; asking for CUDA without one is an error."""
+def _gib(mib: str) -> float:
+    """Memory as nvidia-smi prints it; 0 where it has none to tell (``[N/A]``: shared memory)."""
+    return round(float(mib) / 1024, 1) if mib.isdigit() else 0.0
+
+
+def _visible(present: dict[str, Gpu], mask: str | None) -> list[Gpu]:
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves: indices or UUIDs, up to the first bad one."""
+    gpus = list(present.values())
+    if mask is None:
+        return gpus
+    visible = []
+    for entry in map(str.strip, mask.split(",")):
+        named = [gpu for uuid, gpu in present.items() if entry and uuid.startswith(entry)]
+        if entry.isdigit() and int(entry) < len(gpus):
+            visible.append(gpus[int(entry)])
+        elif len(named) == 1:
+            visible += named
+        else:
+            break
+    return visible
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build, read from its version (without importing it)."""
+    return not version("torch").endswith("+cpu")
+
+
+def choose_device(asked: str, hardware: Hardware, *, cuda_build: bool | None = None) -> str:
+    """``auto`` takes CUDA when a GPU and a torch that can use it are here.
+
+    Parameters
+    ----------
+    cuda_build
+        Whether torch can use a GPU (default: :func:`torch_has_cuda`).
+
+    Raises
+    ------
+    InputError
+        When CUDA is asked for and is not to be had.
+    """
+    cuda_build = torch_has_cuda() if cuda_build is None else cuda_build
     if asked == "auto":
-        return "cuda" if hardware.gpus else "cpu"
+        return "cuda" if hardware.gpus and cuda_build else "cpu"
     if asked == "cuda" and not hardware.gpus:
         raise InputError(
-            "--device cuda: nvidia-smi lists no GPU on this machine; "
+            "--device cuda: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES); "
             "use --device cpu, or run `make doctor` to see what is missing"
+        )
+    if asked == "cuda" and not cuda_build:
+        raise InputError(
+            f"--device cuda: torch {version('torch')} is built without CUDA; use --device cpu, "
+            "or install requirements/gpu.txt (make setup ACCEL=gpu)"
         )
     return asked
 

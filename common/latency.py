@@ -39,12 +39,17 @@ class LatencySummary:
         Raises
         ------
         ValueError
-            For an empty array.
+            For an empty array, or one with a value that no clock gives (negative, NaN, infinite).
         """
-        ordered = np.sort(np.asarray(seconds, dtype=np.float64)) * 1000
+        ordered = np.sort(np.ravel(np.asarray(seconds, dtype=np.float64))) * 1000
         n = ordered.size
         if n == 0:
             raise ValueError("no latencies to summarise: nothing was measured")
+        if not np.isfinite(ordered).all() or ordered[0] < 0:
+            raise ValueError(
+                f"latencies must be finite and >= 0 s, not {ordered[0] / 1000} to "
+                f"{ordered[-1] / 1000}; count what failed apart"
+            )
 
         def quantile(q: float) -> float:
             return float(ordered[min(int(n * q), n - 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from common.errors import InputError
@@ -34,7 +35,10 @@ def require_port_free(port: int, what: str, *, option: str = "another port") -> 
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise InputError(
+                    f"port {port} for {what}: {error.strerror}; choose {option}"
+                ) from error
             raise InputError(
-                f"port {port} for {what} is in use ({error.strerror}); "
-                f"stop what listens there, or choose {option} (0 picks a free one)"
+                f"port {port} for {what} is in use; stop what listens there, or choose {option}"
             ) from error

@@ -25,11 +25,11 @@ class Progress:
             from rich import progress
 
             self._bar = progress.Progress(
-                progress.TextColumn("  {task.description}"),
+                progress.TextColumn("  {task.description}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.fields[text]}"),
+                progress.TextColumn("{task.fields[text]}", markup=False),
                 transient=True,
             )
             self._task = self._bar.add_task(description, total=total, text="")

@@ -14,9 +14,9 @@ def number(value: float | int | None) -> str:
     """A number as a person reads it."""
     if value is None:
         return "-"
-    if isinstance(value, int) or float(value).is_integer():
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:,.4g}"
 
 
 def show(results: dict[str, Any], folder: Path) -> None:
@@ -25,7 +25,7 @@ def show(results: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names may hold [brackets]
     if not console.is_terminal:
         console.width = 120
     console.print()
@@ -63,6 +63,6 @@ def show(results: dict[str, Any], folder: Path) -> None:
             )
         console.print(scorecard)
     if results["mine"]:
-        console.print("This run used your code in work/.")
+        console.print("This run used your own code, named at its start.")
     console.print(f"{detect().sentence}; {results['duration_s']:.0f} s")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

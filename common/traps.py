@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.errors import EXIT_BAD_INPUT
+
 
 @dataclass(frozen=True)
 class Trap:
@@ -21,25 +23,29 @@ class Trap:
 def show(traps: Sequence[Callable[[], Trap]]) -> None:
     """Run each trap and print what it shows; arguments on the command line select by name."""
     from rich.console import Console
+    from rich.markup import escape
 
-    console = Console(highlight=False)
-    chosen = [trap for trap in traps if not sys.argv[1:] or trap.__name__ in sys.argv[1:]]
-    if not chosen:
-        names = ", ".join(trap.__name__ for trap in traps)
-        console.print(f"error: no trap is called {sys.argv[1]!r}; the traps here: {names}")
-        raise SystemExit(2)
-    for trap in chosen:
+    console = Console(highlight=False, emoji=False)
+    asked = sys.argv[1:]
+    by_name = {trap.__name__: trap for trap in traps}
+    if unknown := [name for name in asked if name not in by_name]:
+        names = ", ".join(by_name)
+        print(f"error: no trap is called {unknown[0]!r}; the traps here: {names}", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_INPUT)
+    for trap in [by_name[name] for name in asked] or traps:
         start = time.perf_counter()
         result = trap()
         took = time.perf_counter() - start
         width = max(len(result.wrong[0]), len(result.right[0]))
-        console.print(f"\n[bold]{result.title}[/bold]  [dim]({trap.__name__}, {took:.1f} s)[/dim]")
+        title = escape(result.title)
+        console.print(f"\n[bold]{title}[/bold]  [dim]({trap.__name__}, {took:.1f} s)[/dim]")
         for colour, word, (label, value) in (
             ("red", "wrong", result.wrong),
             ("green", "right", result.right),
         ):
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
             console.print(
-                f"  [{colour}]{word}[/{colour}]  {label:<{width}}  {shown}", soft_wrap=True
+                f"  [{colour}]{word}[/{colour}]  {escape(f'{label:<{width}}  {shown}')}",
+                soft_wrap=True,
             )
-        console.print(f"  {result.why}")
+        console.print(f"  {result.why}", markup=False)

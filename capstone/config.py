@@ -43,8 +43,12 @@ class Config:
     """Passes over the training sequences for the teacher."""
     student_width: int = 32
     """Width of the distilled ranker that is served."""
-    student_epochs: int = 24
+    student_epochs: int = 40
     """Passes over the training sequences for the student."""
+    dropout: float = 0.25
+    """Dropout of the retrieval encoder and the teacher."""
+    student_dropout: float = 0.1
+    """Dropout of the student, which has less to overfit with."""
     batch_size: int = 64
     """Sequences a step, over all ranks."""
     learning_rate: float = 8e-3
@@ -85,6 +89,9 @@ class Config:
             width = getattr(self, name)
             require(width % 16 == 0, _option(name), width, "must be a multiple of 16")
         require(0 <= self.alpha <= 1, "--alpha", self.alpha, "must be between 0 and 1")
+        for name in ("dropout", "student_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, _option(name), value, "must be at least 0 and below 1")
         require(
             20 <= self.candidates <= 1682,
             "--candidates", self.candidates, "must be from 20 to 1682, the catalogue",

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from capstone.experiment import Outcome
     from labs.lab3_fairness.group_metrics import GroupReport
 
+Losses = list[tuple[int, float]]
+"""(step, loss per token)."""
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 
 
@@ -22,11 +24,17 @@ def _axes(width: float = 7.0, height: float = 3.4) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def loss(points: Sequence[tuple[int, float]], name: str) -> Figure:
-    """Training loss by step."""
-    figure, axes = _axes(height=2.6)
-    axes.plot(*zip(*points, strict=True), color=BLUE)
-    axes.set(xlabel="step", ylabel="loss per token", title=name)
+def loss(losses: Mapping[str, Losses]) -> Figure:
+    """Training loss by step, one panel a model."""
+    figure = Figure(figsize=(7.0, 2.6), layout="constrained")
+    for axes, (name, points) in zip(
+        figure.subplots(1, len(losses), squeeze=False)[0], losses.items(), strict=True
+    ):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.plot(*zip(*points, strict=True), color=BLUE)
+        axes.set(xlabel="step", title=name)
+    figure.axes[0].set_ylabel("loss per token")
     return figure
 
 
@@ -40,6 +48,9 @@ def latency(tried: Sequence[tuple[float, Any]], limit_ms: float) -> Figure:
         axes.plot(rates, values, marker="o", color=colour, label=key.removesuffix("_ms"))
     axes.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
     axes.set(xlabel="offered requests/s", ylabel="latency (ms)", xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.legend(frameon=False)
     return figure
 

@@ -48,7 +48,7 @@ class Job:
     seed: int
     output: str
     checkpoints: str
-    dropout: float = 0.25
+    dropout: float = 0.0
     teacher: str = ""
     teacher_width: int = 0
     teacher_layers: int = 0

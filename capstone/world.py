@@ -35,11 +35,13 @@ class World:
 
 
 def build_world(feed: Feed, *, regularisation: float = 200.0) -> World:
-    """Fit the world to every interaction; the same scale for all, so that people differ."""
+    """Fit the world to every interaction; active people, by their count, click more."""
     everything = feed.matrix(feed.sequences)
     scores = everything @ ease(everything, regularisation)
-    typical_best = np.median(np.quantile(scores, 0.99, axis=1))
-    return World(np.clip(0.5 * scores / typical_best, 0.0, 0.9))
+    best = np.quantile(scores, 0.995, axis=1, keepdims=True)
+    count = everything.sum(axis=1, keepdims=True)
+    activity = np.clip(np.sqrt(count / np.median(count)), 0.3, 3.0)
+    return World(np.clip(0.3 * activity * scores / best, 0.0, 0.9))
 
 
 def pre_period_clicks(

@@ -73,6 +73,9 @@ $(LABS:%=start%): start%: $(READY)
 $(LABS:%=check%): check%: $(READY)
 	@$(BIN)/course check lab$* $(ARGS)
 
+lab% start% check% traps%:
+	@echo "error: $@: no such lab; there are $(LABS:%=lab%) (make help)" >&2; exit 2
+
 progress: $(READY) ## Exercises passed and deliverables measured so far
 	@$(BIN)/course progress
 

@@ -1,0 +1,110 @@
+"""Bundles and workspaces: what does not belong together is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from capstone import bundle
+from capstone.config import SCALES, Config
+from capstone.offline import ValueWeights
+from capstone.workspace import Workspace
+from common.errors import InputError, RunError
+
+
+def assemble(folder: Path, name: str = "bundle", ranker: str = "ranker") -> bundle.Bundle:
+    parts = folder / f"parts-{name}"
+    (parts / "index").mkdir(parents=True)
+    (parts / "encoder.onnx").write_text("encoder")
+    (parts / "ranker.onnx").write_text(ranker)
+    (parts / "catalogue.json").write_text("[]")
+    (parts / "index" / "manifest.json").write_text("{}")
+    return bundle.assemble(
+        folder / name,
+        encoder=parts / "encoder.onnx",
+        ranker=parts / "ranker.onnx",
+        index=parts / "index",
+        catalogue=parts / "catalogue.json",
+        checkpoint="abc",
+        max_length=50,
+        candidates=200,
+        weights=ValueWeights(1.0, 0.5),
+    )
+
+
+def test_a_bundle_is_read_back_as_it_was_made(tmp_path: Path) -> None:
+    made = assemble(tmp_path)
+    assert bundle.load(made.folder) == made
+    assert made.weights == ValueWeights(1.0, 0.5)
+
+
+def test_the_version_is_the_content(tmp_path: Path) -> None:
+    first, same = assemble(tmp_path, "first"), assemble(tmp_path, "same")
+    other = assemble(tmp_path, "other", ranker="another ranker")
+    assert first.version == same.version
+    assert first.version != other.version
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "ranker.onnx", "index/manifest.json"])
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    made = assemble(tmp_path)
+    (made.folder / name).write_text("something else")
+    with pytest.raises(InputError, match=name):
+        bundle.load(made.folder)
+    (made.folder / name).unlink()
+    with pytest.raises(InputError, match="missing"):
+        bundle.load(made.folder)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no bundle"):
+        bundle.load(tmp_path)
+
+
+def workspace(tmp_path: Path, config: Config = SCALES["smoke"]) -> Workspace:
+    return Workspace(tmp_path, "smoke", 0, False, config)
+
+
+def test_a_stage_that_did_not_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--stages train"):
+        workspace(tmp_path).need("train")
+
+
+def test_a_stage_of_another_model_is_refused(tmp_path: Path) -> None:
+    with workspace(tmp_path).stage("train") as folder:
+        (folder / "weights").write_text("x")
+    other = replace(SCALES["smoke"], ranker_width=128)
+    with pytest.raises(InputError, match="ranker_width = 64, now it is 128"):
+        workspace(tmp_path, other).need("train")
+    measured_otherwise = replace(SCALES["smoke"], load_seconds=1.0, n_boot=100)
+    assert (workspace(tmp_path, measured_otherwise).need("train") / "weights").exists()
+
+
+def test_a_failed_stage_leaves_the_earlier_one(tmp_path: Path) -> None:
+    with workspace(tmp_path).stage("train") as folder:
+        (folder / "weights").write_text("good")
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path).stage("train") as folder:
+        (folder / "weights").write_text("half")
+        raise KeyboardInterrupt
+    kept = workspace(tmp_path).need("train")
+    assert (kept / "weights").read_text() == "good"
+    assert [path.name for path in kept.parent.iterdir()] == ["train"]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    space = workspace(tmp_path)
+    abandoned = space.folder / ".train.999999999.partial"
+    abandoned.mkdir(parents=True)
+    with space.stage("data"):
+        pass
+    assert not abandoned.exists()
+
+
+def test_a_damaged_record_says_which_stage_to_repeat(tmp_path: Path) -> None:
+    with workspace(tmp_path).stage("train"):
+        pass
+    (workspace(tmp_path).folder / "train" / "stage.json").write_text("{")
+    with pytest.raises(RunError, match="--stages train"):
+        workspace(tmp_path).need("train")

@@ -341,3 +341,9 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file", "lab9_tiny", "smoke", NOON)
     with pytest.raises(InputError, match="cannot write there"):
         RunFolder(Path("/proc/nowhere"), "lab9_tiny", "smoke", NOON)
+
+
+def test_the_results_of_runs_that_were_made_follow_the_schema() -> None:
+    """LABS_CHECK_RESULTS=runs/capstone/latest/results.json checks that run too."""
+    for path in filter(None, os.environ.get("LABS_CHECK_RESULTS", "").split(":")):
+        assert violations(json.loads(Path(path).read_text()), SCHEMA) == [], path

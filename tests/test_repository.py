@@ -28,7 +28,7 @@ LONGEST_MODULE = 420
 QUICK_S = 10.0
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\ufe0f]")
 PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!-]+)(?: ; (.+))?")
-TARGET = re.compile(r"\bmake ((?:[A-Z_]+=\S+ )*)([a-z][a-z0-9-]*)")
+TARGET = re.compile(r"(?:^|&& )make ((?:[A-Z_]+=\S+ )*)([a-z][a-z0-9-]*)", re.MULTILINE)
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -1,0 +1,114 @@
+"""Run a function on two gloo ranks, and hand its answers to the tests."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.ports import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import json, os, sys, traceback
+sys.path.insert(0, {root!r})
+{source}
+if __name__ == "__main__":
+    from labs.lab1_fsdp_advanced.distributed import process_group
+    with process_group("cpu") as ranks:
+        try:
+            answer = {name}(ranks, *sys.argv[2:])
+        except BaseException as error:
+            traceback.print_exc()
+            answer = {{"error": f"{{type(error).__name__}}: {{error}}"}}
+            with open(sys.argv[1] + ".error", "w") as stream:
+                json.dump(answer, stream)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+        if ranks.is_main:
+            with open(sys.argv[1], "w") as stream:
+                json.dump(answer, stream)
+"""
+
+
+class Answers:
+    """What the ranks measured. A failure on a rank fails the tests that read an answer."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        if "error" in self._values:
+            pytest.fail(f"a rank failed with {self._values['error']}", pytrace=False)
+        return self._values[name]
+
+
+def start(
+    function: Callable[[Any], dict[str, Any]],
+    folder: Path,
+    *,
+    procs: int,
+    arguments: tuple[str, ...] = (),
+    timeout: float = 60,
+) -> Answers:
+    """Run ``function(ranks, *arguments)`` on ``procs`` ranks: rank 0's answer, or a rank's error.
+
+    The function's source is copied into a script, so it must import what it uses. The ranks are
+    started as torchrun would, without its launcher, which takes as long as a rank itself.
+    """
+    name = f"{function.__name__}-{len(list(folder.iterdir()))}"
+    script, output = folder / f"{name}.py", folder / f"{name}.json"
+    source = textwrap.dedent(inspect.getsource(function))
+    script.write_text(SCRIPT.format(root=str(ROOT), source=source, name=function.__name__))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env |= {"WORLD_SIZE": str(procs), "LOCAL_WORLD_SIZE": str(procs)}
+    log = folder / f"{name}.log"
+    with log.open("w") as stream:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(output), *arguments],
+                env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=stream,
+                stderr=stream,
+            )
+            for rank in range(procs)
+        ]
+        try:
+            deadline = time.monotonic() + timeout
+            while any(rank.poll() is None for rank in ranks):
+                # A rank that failed leaves the others in a collective that never ends.
+                if any(rank.poll() for rank in ranks) or time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+    if (error := Path(f"{output}.error")).exists():
+        return Answers(json.loads(error.read_text()))
+    if not output.exists():
+        return Answers({"error": f"no answer within {timeout:.0f} s: {log.read_text()[-2000:]}"})
+    return Answers(json.loads(output.read_text()))
+
+
+@pytest.fixture(scope="module")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answers]:
+    """``on_ranks(function, *arguments, procs=2)``: see :func:`start`."""
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def run(function: Callable[..., dict[str, Any]], *arguments: object, procs: int = 2) -> Answers:
+        return start(function, folder, procs=procs, arguments=tuple(map(str, arguments)))
+
+    return run

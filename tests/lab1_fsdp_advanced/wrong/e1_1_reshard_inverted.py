@@ -1,0 +1,31 @@
+"""Frees the weights after the forward pass in ZeRO-2 and keeps them in ZeRO-3."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+
+def shard(
+    model: nn.Module,
+    strategy,
+    *,
+    device,
+    blocks: Sequence[nn.Module] | None = None,
+    param_dtype: torch.dtype | None = None,
+    reduce_dtype: torch.dtype | None = torch.float32,
+) -> nn.Module:
+    mesh = make_mesh(strategy, device)
+    model.to(device)
+    inner = precision(param_dtype, reduce_dtype, root=False)
+    outer = precision(param_dtype, reduce_dtype, root=True)
+    if strategy is Strategy.NO_SHARD:
+        for block in blocks or ():
+            replicate(block, mesh=mesh, mp_policy=inner)
+        return replicate(model, mesh=mesh, mp_policy=outer)
+    reshard = strategy is Strategy.SHARD_GRAD_OP
+    for block in blocks or ():
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=inner)
+    return fully_shard(model, mesh=mesh, mp_policy=outer)

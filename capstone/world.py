@@ -45,7 +45,7 @@ def build_world(feed: Feed, *, regularisation: float = 200.0) -> World:
 
 
 def pre_period_clicks(
-    world: World, users: Ints, feed: Feed, rng: np.random.Generator, *, sessions: int = 5
+    world: World, users: Ints, feed: Feed, rng: np.random.Generator, *, sessions: int = 20
 ) -> Floats:
     """Simulated clicks a session before the experiment, on the EASE baseline's feed: [n].
 

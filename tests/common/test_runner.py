@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from common.errors import RunError
 from common.latency import LatencySummary
-from common.runner import Run
+from common.runner import Run, _published
 
 ROOT = Path(__file__).resolve().parents[2]
 STORY = '''
@@ -349,6 +350,19 @@ def test_two_runs_at_once_do_not_disturb_each_other(lab: Lab) -> None:
     first.communicate(timeout=30)
     assert first.returncode == 1
     assert len(lab.left()) == 2
+
+
+def test_an_interrupt_after_the_run_does_not_deny_it(tmp_path: Path) -> None:
+    """ "Nothing was written" would be untrue once the folder is in place."""
+
+    def interrupted(error: BaseException) -> None:
+        with _published(tmp_path):
+            raise error
+
+    with pytest.raises(RunError, match=f"^interrupted; the run itself is complete: {tmp_path}$"):
+        interrupted(KeyboardInterrupt())
+    with pytest.raises(RunError, match=r"^\[Errno 28\] No space.*; the run itself is complete"):
+        interrupted(OSError(28, "No space left on device"))
 
 
 class Bare(Run):

@@ -259,6 +259,26 @@ def test_an_index_of_another_checkpoint_is_refused(out: Path, tmp_path: Path) ->
         raise AssertionError("the service must not start")
 
 
+def test_model_server_workers_load_the_learners_file(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, proof = tmp_path / "work" / "lab4_model_serving", tmp_path / "proof"
+    work.mkdir(parents=True)
+    proof.mkdir()
+    source = (ROOT / "labs" / "lab4_model_serving" / "export.py").read_text()
+    tell = "\n\nimport os as _os, pathlib as _p\n_p.Path(_os.environ['PROOF'], str(_os.getpid())).touch()"
+    (work / "export.py").write_text(source + tell)
+    monkeypatch.setenv("LABS_WORK", str(work.parent))
+    monkeypatch.setenv("PROOF", str(proof))
+    made = bundles_of(out)
+    champion = bundle.load(made / "champion")
+    with live([champion], made / "store", made / "users.json", folder=tmp_path / "logs") as running:
+        workers = running.torchserve.worker_pids()
+        assert len(running.feed(1)["items"]) == 10
+    loaded_in = {int(path.name) for path in proof.iterdir()}
+    assert set(workers) <= loaded_in, "every TorchServe worker must load the learner's file"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_in_any_stage_leaves_nothing_behind(out: Path, stage: str) -> None:
     before = (out / "capstone" / "latest").resolve()

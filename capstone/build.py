@@ -1,0 +1,305 @@
+"""The stages that make a bundle: data, baselines, train, distill, export, index, bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capstone import baselines, bundle, figures, measure, offline, training
+from capstone.context import RETRIEVAL_LAYERS, STUDENT_LAYERS, VALUE, Context
+from capstone.data import histories, ranking_set
+from capstone.models import EncodeUser, RankCandidates
+from common.launch import torchrun
+from common.results import write_json
+
+
+def data(c: Context) -> None:
+    """The frozen split: checked against the committed hash, then counted."""
+    feed = c.feed
+    rows = ranking_set(feed)
+    c.run.metric("data.users", feed.n_users, unit="count")
+    c.run.metric("data.items", feed.n_items, unit="count")
+    c.run.metric("data.train_interactions", sum(len(s.items) for s in feed.train), unit="count")
+    c.run.metric("data.like_rate", rows.liked.mean(), unit="ratio", n=len(rows.liked))
+
+
+def baseline(c: Context) -> None:
+    """Popularity, EASE and logistic regression: what the models must beat."""
+    from sklearn.metrics import roc_auc_score
+
+    from capstone.rank_metrics import hit_rate, ndcg, ranks
+
+    train, known = c.feed.matrix(c.feed.train), c.feed.matrix(c.feed.test_history)
+    scores = {
+        "popularity": np.tile(baselines.popularity(train), (c.feed.n_users, 1)),
+        "ease": known @ baselines.ease(train, c.config.ease_lambda),
+    }
+    for name, score in scores.items():
+        rank = ranks(score, c.feed.test_items, c.feed.seen)
+        for metric, values in (("hr_at_10", hit_rate(rank)), ("ndcg_at_10", ndcg(rank))):
+            c.run.metric(
+                f"baseline.{name}.{metric}", values.mean(),
+                unit="ratio", n=len(values), ci95=c.interval(values),
+            )  # fmt: skip
+    rows = ranking_set(c.feed)
+    predicted = baselines.logistic_regression_scores(c.feed, rows)
+    c.run.metric(
+        "baseline.lr.auc", float(roc_auc_score(rows.liked, predicted)),
+        unit="ratio", n=len(predicted), ci95=measure.auc_interval(rows.liked, predicted),
+    )  # fmt: skip
+
+
+def train(c: Context) -> None:
+    """Retrieval encoder and teacher ranker over FSDP ranks (lab 1)."""
+    with c.workspace.stage("train") as folder:
+        losses = {
+            "encoder": _torchrun(
+                c, folder, "encoder", _job(c, "retrieval", c.config.retrieval_width)
+            ),
+            "teacher": _torchrun(c, folder, "teacher", _job(c, "ranker", c.config.ranker_width)),
+        }
+        _loss_figure(c, losses)
+        encoder = c.encoder(folder)
+        teacher = c.ranker(folder / "teacher.safetensors", "teacher")
+        scores = measure.encoder_scores(encoder, c.feed, c.config.max_length)
+        retrieved = offline.candidates(scores, c.feed.seen, c.config.candidates)
+        np.save(folder / "candidates.npy", retrieved)
+        values = offline.retrieval_ndcg(scores, c.feed)
+        c.run.metric(
+            "retrieval.ndcg_at_10", values.mean(),
+            unit="ratio", n=len(values), ci95=c.interval(values),
+        )  # fmt: skip
+        found = (retrieved == c.feed.test_items[:, None]).any(axis=1).astype(float)
+        c.run.metric(
+            "retrieval.recall_at_candidates", found.mean(),
+            unit="ratio", n=len(found), ci95=c.interval(found),
+            how=f"test item among the {c.config.candidates} candidates",
+        )  # fmt: skip
+        per_user = c.feed_ndcg(retrieved, measure.torch_score(teacher))
+        np.save(folder / "teacher_ndcg.npy", per_user)
+        c.record_ndcg("ranker", per_user)
+        rows = ranking_set(c.feed)
+        predicted = measure.like_scores(teacher, c.feed, rows, c.config.max_length)
+        auc, interval = (
+            measure.auc(rows.liked, predicted),
+            measure.auc_interval(rows.liked, predicted),
+        )
+        c.run.metric("ranker.auc", auc, unit="ratio", n=len(predicted), ci95=interval)
+
+
+def distill(c: Context) -> None:
+    """A student a tenth of the teacher's size, with the teacher's help (lab 5) and without."""
+    source = c.workspace.need("train")
+    with c.workspace.stage("distill") as folder:
+        job = _job(c, "ranker", c.config.student_width, layers=STUDENT_LAYERS)
+        job |= {"epochs": c.config.student_epochs, "dropout": c.config.student_dropout}
+        losses = {"student alone": _torchrun(c, folder, "undistilled", job)}
+        job |= {
+            "teacher": str(source / "teacher.safetensors"),
+            "teacher_width": c.config.ranker_width,
+            "teacher_layers": c.config.ranker_layers,
+            "temperature": c.config.temperature,
+            "alpha": c.config.alpha,
+        }
+        losses["student with teacher"] = _torchrun(c, folder, "student", job)
+        _loss_figure(c, losses)
+        retrieved = np.load(source / "candidates.npy")
+        teacher = c.ranker(source / "teacher.safetensors", "teacher")
+        sizes = {"teacher": measure.parameters(teacher)}
+        for name in ("undistilled", "student"):
+            model = c.ranker(folder / f"{name}.safetensors", "student")
+            sizes[name] = measure.parameters(model)
+            per_user = c.feed_ndcg(retrieved, measure.torch_score(model))
+            np.save(folder / f"{name}_ndcg.npy", per_user)
+            key = "student.undistilled_ndcg_at_10" if name == "undistilled" else ""
+            if key:
+                c.run.metric(
+                    key, per_user.mean(),
+                    unit="ratio", n=len(per_user), ci95=c.interval(per_user),
+                )  # fmt: skip
+            else:
+                c.record_ndcg("student", per_user)
+        reference = np.load(source / "teacher_ndcg.npy")
+        per_user = np.load(folder / "student_ndcg.npy")
+        ratio, interval = measure.ratio_of_means(
+            per_user, reference, n_boot=c.config.n_boot, seed=c.run.seed
+        )
+        c.run.metric(
+            "student.ndcg_retention", ratio, unit="ratio", n=len(per_user), ci95=interval,
+            how="student's NDCG@10 over the teacher's; bootstrap of paired users",
+        )  # fmt: skip
+        c.run.metric("student.compression", sizes["teacher"] / sizes["student"], unit="ratio")
+
+
+def export(c: Context) -> None:
+    """ONNX, then INT8 (lab 4), each gated by parity with what it was made from."""
+    import torch
+
+    from labs.lab4_model_serving.export import export_onnx, parity, require_parity, run, session
+    from labs.lab4_model_serving.quantization import quantize_int8
+
+    trained, distilled = c.workspace.need("train"), c.workspace.need("distill")
+    retrieved = np.load(trained / "candidates.npy")
+    history, ratings = histories(c.feed.test_history, c.config.max_length)
+    with c.workspace.stage("export") as folder:
+        encoder = EncodeUser(c.encoder(trained))
+        example = {"history": torch.from_numpy(history[:4])}
+        axes = {"history": {0: "batch"}}
+        export_onnx(encoder, example, folder / "encoder.onnx", output_names=["query"], dynamic=axes)
+        example |= {
+            "ratings": torch.from_numpy(ratings[:4]),
+            "candidates": torch.from_numpy(retrieved[:4]),
+        }
+        axes |= {"ratings": {0: "batch"}, "candidates": {0: "batch", 1: "candidates"}}
+        names = ["p_engage", "p_like"]
+        worst = 0.0
+        for name, path in (
+            ("teacher", trained / "teacher.safetensors"),
+            ("student", distilled / "student.safetensors"),
+        ):
+            served = RankCandidates(c.ranker(path, name))
+            target = folder / f"{name}.onnx"
+            export_onnx(served, example, target, output_names=names, dynamic=axes)
+            inputs = {
+                "history": history[:64], "ratings": ratings[:64], "candidates": retrieved[:64]
+            }  # fmt: skip
+            with torch.no_grad():
+                outputs = served(*(torch.from_numpy(value) for value in inputs.values()))
+            reference = {key: value.numpy() for key, value in zip(names, outputs, strict=True)}
+            difference = parity(reference, run(session(target), inputs))
+            require_parity(difference, max_abs_error=1e-4)
+            worst = max(worst, difference.max_abs_error)
+        c.run.metric("export.max_abs_error", worst, unit="probability", n=64)
+        int8 = quantize_int8(folder / "student.onnx", folder / "student.int8.onnx")
+        ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
+        c.run.metric("int8.size_ratio", ratio, unit="ratio")
+        score = measure.onnx_score(session(int8))
+        per_user = c.feed_ndcg(retrieved, score)
+        c.record_ndcg("int8", per_user)
+        agreement = measure.top_agreement(
+            score, measure.onnx_score(session(folder / "student.onnx")), history, ratings, retrieved
+        )
+        c.run.metric(
+            "int8.top10_overlap", agreement.mean(),
+            unit="ratio", n=len(agreement), ci95=c.interval(agreement),
+        )  # fmt: skip
+        c.run.metric(
+            "int8.batch_dependence",
+            measure.batch_dependence(score, history[:32], ratings[:32], retrieved[:32]),
+            unit="probability", n=32,
+            how="largest change of a score between batch sizes 1 and 32",
+        )  # fmt: skip
+
+
+def index(c: Context) -> None:
+    """The item embeddings as a FAISS index (lab 2), versioned with the checkpoint."""
+    from labs.lab2_vector_db.evaluation import exact_search, recall_at_k
+    from labs.lab2_vector_db.index_types import Flat, build_index
+    from labs.lab2_vector_db.persistence import load_index, save_index
+    from labs.lab2_vector_db.search import search
+
+    trained = c.workspace.need("train")
+    encoder = c.encoder(trained)
+    vectors = encoder.items.weight.detach().numpy()[1:].astype(np.float32)
+    ids = np.arange(1, c.feed.n_items + 1)
+    version = bundle.sha256(trained / "encoder.safetensors")
+    # At 1,682 items an exact scan takes microseconds: nothing approximate is worth its error.
+    recipe = Flat("inner_product")
+    with c.workspace.stage("index") as folder:
+        built = build_index(vectors, recipe, ids=ids, seed=c.run.seed)
+        save_index(built, folder / "index", recipe=recipe, version=version)
+        loaded, _ = load_index(folder / "index", expected_version=version)
+        queries = measure.queries(encoder, c.feed, c.config.max_length)
+        _, found = search(loaded, queries, 10)
+        _, exact = exact_search(vectors, queries, 10, "inner_product")
+        recall = recall_at_k(found, ids[exact])
+        c.run.metric("index.recall_at_10", recall.mean(), unit="ratio", n=len(recall))
+        c.run.metric("index.vectors", loaded.ntotal, unit="count")
+
+
+def bundles(c: Context) -> None:
+    """Champion (INT8 student) and reference (fp32 teacher), packed for TorchServe."""
+    from capstone.serving import archive_rankers
+
+    trained, exported = c.workspace.need("train"), c.workspace.need("export")
+    indexed = c.workspace.need("index")
+    with c.workspace.stage("bundle") as folder:
+        titles = ["", *c.feed.items["title"].tolist()]
+        write_json(folder / "catalogue.json", titles)
+        write_json(
+            folder / "users.json",
+            {
+                str(user + 1): [sequence.items.tolist(), sequence.ratings.tolist()]
+                for user, sequence in enumerate(c.feed.test_history)
+            },
+        )
+        made = [
+            bundle.assemble(
+                folder / name,
+                encoder=exported / "encoder.onnx",
+                ranker=exported / ranker,
+                index=indexed / "index",
+                catalogue=folder / "catalogue.json",
+                checkpoint=bundle.sha256(trained / "encoder.safetensors"),
+                max_length=c.config.max_length,
+                candidates=c.config.candidates,
+                weights=VALUE,
+            )
+            for name, ranker in (("reference", "teacher.onnx"), ("champion", "student.int8.onnx"))
+        ]
+        archive_rankers(made, folder / "store")
+        size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
+        c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
+
+
+def _job(c: Context, kind: training.Kind, width: int, layers: int | None = None) -> dict[str, Any]:
+    retrieval = kind == "retrieval"
+    return {
+        "kind": kind,
+        "width": width,
+        "layers": layers or (RETRIEVAL_LAYERS if retrieval else c.config.ranker_layers),
+        "max_length": c.config.max_length,
+        "epochs": c.config.retrieval_epochs if retrieval else c.config.ranker_epochs,
+        "batch_size": c.config.batch_size,
+        "learning_rate": c.config.learning_rate,
+        "dropout": c.config.dropout,
+        "strategy": c.config.strategy,
+        "device": c.run.device,
+        "seed": c.run.seed,
+    }
+
+
+def _torchrun(c: Context, folder: Path, name: str, fields: dict[str, Any]) -> figures.Losses:
+    """Train ``folder/<name>.safetensors`` under torchrun; returns the loss at each step."""
+    job = training.Job(
+        **fields,
+        output=str(folder / f"{name}.safetensors"),
+        checkpoints=str(c.run.work / f"{name}-checkpoints"),
+    )
+    path = job.write(folder / f"{name}.job.json")
+    losses: list[tuple[int, float]] = []
+    with c.run.progress_bar(f"{name} on {c.run.procs} ranks", None) as bar:
+
+        def on_line(line: str) -> None:
+            if line.startswith(f"{training.PROGRESS} "):
+                done, total, loss = line.split()[1:4]
+                losses.append((int(done), float(loss)))
+                bar.total = int(total)
+                bar.update(int(done), f"loss {loss}")
+
+        torchrun(
+            "capstone.training", [str(path)],
+            procs=c.run.procs, device=c.run.device, log=c.workspace.log(name), on_line=on_line,
+        )  # fmt: skip
+    return losses
+
+
+def _loss_figure(c: Context, losses: dict[str, figures.Losses]) -> None:
+    names = " and ".join(losses)
+    c.run.figure(
+        "loss-" + "-".join(losses).replace(" ", "-"),
+        figures.loss(losses),
+        caption=f"Training loss of the {names} by step. The losses are not comparable.",
+    )

@@ -1,0 +1,186 @@
+"""The stages on a finished bundle: load test, fairness audit, experiment, model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from capstone import bundle, figures, measure, offline
+from capstone.context import VALUE, Context
+from capstone.data import histories
+from capstone.serving import Service, live
+from common.errors import RunError
+
+EXPERIMENT_WEIGHTS = (0.5, 0.5)
+
+
+def load_test(c: Context) -> None:
+    """The champion behind HTTP: the served feed equals the offline one, then how fast it is."""
+    from labs.lab4_model_serving.load_generator import load_http, max_rate, poisson_schedule
+
+    with _service(c, ["champion"]) as service:
+        differing = _served_differences(c, service)
+        c.run.metric(
+            "serving.offline_agreement", 1 - differing.mean(),
+            unit="ratio", n=len(differing), how="overlap of the served and the offline top 10",
+        )  # fmt: skip
+        users = np.random.default_rng(c.run.seed).integers(1, c.feed.n_users + 1, 512)
+        bodies = [json.dumps({"user_id": int(user)}).encode() for user in users]
+
+        def at_rate(rate: float):  # type: ignore[no-untyped-def]
+            schedule = poisson_schedule(rate, c.config.load_seconds, c.run.seed)
+            result = load_http(f"{service.url}/feed", bodies, schedule, headers=service.headers)
+            print(
+                f"  {rate:.0f} requests/s: p99 {result.summary.p99_ms:.1f} ms, "
+                f"{result.failed} failed of {result.n}", flush=True,
+            )  # fmt: skip
+            return result
+
+        at_rate(c.config.start_qps)  # warm-up, not counted
+        tries = 3 if c.run.scale == "smoke" else 6
+        search = max_rate(
+            at_rate, c.config.start_qps, 64 * c.config.start_qps,
+            p99_limit_ms=c.config.p99_limit_ms, tries=tries,
+        )  # fmt: skip
+    best = search.best or search.tried[0][1]
+    c.run.latency("serving", best.summary)
+    c.run.metric("serving.errors", best.failed, unit="count", n=best.n)
+    c.run.metric(
+        "serving.qps", search.qps,
+        unit="requests/s", n=best.n,
+        how=f"highest Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, generator, gateway and "
+        "model server on one machine",
+    )  # fmt: skip
+    c.run.figure(
+        "latency",
+        figures.latency(search.tried, c.config.p99_limit_ms),
+        caption="p99 latency of the feed against the offered rate (open loop, Poisson arrivals).",
+    )
+
+
+def fairness(c: Context) -> None:
+    """NDCG@10 of the champion's feed by gender and age group (lab 3), intervals and null."""
+    from labs.lab3_fairness.group_metrics import group_metrics
+    from labs.lab3_fairness.row_metrics import mean_prediction
+    from labs.lab4_model_serving.export import session
+
+    retrieved = np.load(c.workspace.need("train") / "candidates.npy")
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    per_user = c.feed_ndcg(retrieved, measure.onnx_score(session(champion.ranker)))
+    reports = {}
+    for attribute in ("gender", "age_group"):
+        groups = c.feed.users[attribute]
+        report = group_metrics(
+            np.zeros(len(per_user)), per_user, groups, {"ndcg": mean_prediction},
+            n_boot=c.config.n_boot, n_permutations=c.config.n_boot, seed=c.run.seed,
+        )  # fmt: skip
+        gap = report.disparity("ndcg")
+        c.run.metric(
+            f"fairness.ndcg_gap.{attribute}", gap.difference,
+            unit="ratio", n=len(per_user), ci95=gap.difference_ci95,
+            how=f"mean NDCG@10, {gap.highest} minus {gap.lowest}; stratified bootstrap",
+        )  # fmt: skip
+        c.run.metric(
+            f"fairness.ndcg_gap_p.{attribute}", gap.p_value,
+            unit="probability", n=c.config.n_boot, how="permutation of the group labels",
+        )  # fmt: skip
+        for group in report.groups:
+            slug = group.group.replace(" ", "_")
+            c.run.metric(
+                f"fairness.ndcg.{attribute}.{slug}", group.value,
+                unit="ratio", n=group.n, ci95=group.ci95,
+            )  # fmt: skip
+        reports[attribute] = report
+    c.run.figure(
+        "fairness",
+        figures.groups(reports, per_user.mean()),
+        caption="NDCG@10 of the served feed by group, with 95 % stratified bootstrap intervals.",
+    )
+
+
+def experiment(c: Context) -> None:
+    """Teacher (control) against the compressed champion (treatment) on simulated users."""
+    from capstone.experiment import run_experiment
+
+    with _service(c, ["reference", "champion"]) as service:
+        outcome = run_experiment(
+            service, c.feed,
+            users=c.config.experiment_users, weights=EXPERIMENT_WEIGHTS, seed=c.run.seed,
+        )  # fmt: skip
+    c.run.metric("experiment.srm_p", outcome.srm.p, unit="probability", n=c.config.experiment_users)
+    for name, result in (("effect", outcome.cuped), ("effect_without_cuped", outcome.plain)):
+        c.run.metric(
+            f"experiment.{name}", result.effect,
+            unit="simulated clicks", n=result.n_control + result.n_treatment, ci95=result.ci95,
+            how="champion minus teacher, simulated users through the live service",
+        )  # fmt: skip
+    c.run.metric("experiment.p", outcome.cuped.p, unit="probability")
+    c.run.metric("experiment.control_mean", outcome.plain.mean_control, unit="simulated clicks")
+    c.run.metric("experiment.variance_reduction", outcome.cuped.variance_reduction, unit="ratio")
+    c.run.note(
+        "The experiment's users and clicks are simulated (capstone/world.py); MovieLens holds "
+        "ratings, not exposures, so no lift on real people can be claimed from it."
+    )
+    c.run.figure(
+        "experiment",
+        figures.effects(outcome),
+        caption="Simulated effect of the compressed champion against its teacher, 95 % intervals.",
+    )
+
+
+def card(c: Context) -> None:
+    """The model card, from this run's measurements and nothing else."""
+    from capstone.model_card import write_card
+
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    c.feed  # noqa: B018  (records the data's provenance)
+    results = c.run.results.as_json(())
+    write_card(
+        c.run.dir / "model_card.md",
+        metrics=results["metrics"],
+        data=results["data"],
+        hardware=c.run.hardware,
+        versions=results["versions"],
+        configuration=results["config"],
+        bundle_version=champion.version,
+        commit=results["commit"],
+        date=results["started_at"][:10],
+    )
+
+
+@contextmanager
+def _service(c: Context, names: list[str]) -> Iterator[Service]:
+    made = c.workspace.need("bundle")
+    with live(
+        [bundle.load(made / name) for name in names],
+        made / "store",
+        made / "users.json",
+        folder=c.run.dir / "logs" / "-".join(names),
+        port=c.config.port,
+        weights=EXPERIMENT_WEIGHTS if len(names) == 2 else (1.0,),
+        device=c.run.device,
+    ) as service:
+        yield service
+
+
+def _served_differences(c: Context, service: Service, sample: int = 40) -> np.ndarray:
+    """Share of each sampled user's served top 10 that the offline feed does not have."""
+    from labs.lab4_model_serving.export import session
+
+    retrieved = np.load(c.workspace.need("train") / "candidates.npy")
+    champion = bundle.load(c.workspace.need("bundle") / "champion")
+    history = histories(c.feed.test_history, c.config.max_length)
+    lists = offline.feeds(
+        c.feed, retrieved, history, measure.onnx_score(session(champion.ranker)), VALUE, batch=1
+    )
+    users = np.random.default_rng(c.run.seed).choice(c.feed.n_users, sample, replace=False)
+    differing = []
+    for user in users:
+        served = [item["item_id"] for item in service.feed(int(user) + 1)["items"]]
+        if len(served) != 10:
+            raise RunError(f"user {user + 1}: the service returned {len(served)} items, not 10")
+        differing.append(1 - len(set(served) & set(lists[user].tolist())) / 10)
+    return np.array(differing)

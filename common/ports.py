@@ -40,5 +40,6 @@ def require_port_free(port: int, what: str, *, option: str = "another port") -> 
                     f"port {port} for {what}: {error.strerror}; choose {option}"
                 ) from error
             raise InputError(
-                f"port {port} for {what} is in use; stop what listens there, or choose {option}"
+                f"port {port} for {what} is in use; "
+                f"stop what listens there, or choose {option} (0 picks a free one)"
             ) from error

@@ -54,12 +54,11 @@ def baseline(c: Context) -> None:
 def train(c: Context) -> None:
     """Retrieval encoder and teacher ranker over FSDP ranks (lab 1)."""
     with c.workspace.stage("train") as folder:
-        losses = {
-            "encoder": _torchrun(
-                c, folder, "encoder", _job(c, "retrieval", c.config.retrieval_width)
-            ),
-            "teacher": _torchrun(c, folder, "teacher", _job(c, "ranker", c.config.ranker_width)),
+        jobs = {
+            "encoder": _job(c, "retrieval", c.config.retrieval_width),
+            "teacher": _job(c, "ranker", c.config.ranker_width),
         }
+        losses = _torchrun(c, folder, jobs)
         _loss_figure(c, losses)
         encoder = c.encoder(folder)
         teacher = c.ranker(folder / "teacher.safetensors", "teacher")
@@ -93,17 +92,16 @@ def distill(c: Context) -> None:
     """A student a tenth of the teacher's size, with the teacher's help (lab 5) and without."""
     source = c.workspace.need("train")
     with c.workspace.stage("distill") as folder:
-        job = _job(c, "ranker", c.config.student_width, layers=STUDENT_LAYERS)
-        job |= {"epochs": c.config.student_epochs, "dropout": c.config.student_dropout}
-        losses = {"student alone": _torchrun(c, folder, "undistilled", job)}
-        job |= {
+        alone = _job(c, "ranker", c.config.student_width, layers=STUDENT_LAYERS)
+        alone |= {"epochs": c.config.student_epochs, "dropout": c.config.student_dropout}
+        taught = alone | {
             "teacher": str(source / "teacher.safetensors"),
             "teacher_width": c.config.ranker_width,
             "teacher_layers": c.config.ranker_layers,
             "temperature": c.config.temperature,
             "alpha": c.config.alpha,
         }
-        losses["student with teacher"] = _torchrun(c, folder, "student", job)
+        losses = _torchrun(c, folder, {"undistilled": alone, "student": taught})
         _loss_figure(c, losses)
         retrieved = np.load(source / "candidates.npy")
         teacher = c.ranker(source / "teacher.safetensors", "teacher")
@@ -271,27 +269,37 @@ def _job(c: Context, kind: training.Kind, width: int, layers: int | None = None)
     }
 
 
-def _torchrun(c: Context, folder: Path, name: str, fields: dict[str, Any]) -> figures.Losses:
-    """Train ``folder/<name>.safetensors`` under torchrun; returns the loss at each step."""
-    job = training.Job(
-        **fields,
-        output=str(folder / f"{name}.safetensors"),
-        checkpoints=str(c.run.work / f"{name}-checkpoints"),
-    )
-    path = job.write(folder / f"{name}.job.json")
-    losses: list[tuple[int, float]] = []
-    with c.run.progress_bar(f"{name} on {c.run.procs} ranks", None) as bar:
+def _torchrun(
+    c: Context, folder: Path, jobs: dict[str, dict[str, Any]]
+) -> dict[str, figures.Losses]:
+    """Train ``folder/<name>.safetensors`` for each job, all in one torchrun.
+
+    Returns the loss at each step of each job.
+    """
+    paths = []
+    for name, fields in jobs.items():
+        job = training.Job(
+            name=name,
+            **fields,
+            output=str(folder / f"{name}.safetensors"),
+            checkpoints=str(c.run.work / f"{name}-checkpoints"),
+        )
+        paths.append(str(job.write(folder / f"{name}.job.json")))
+    losses: dict[str, figures.Losses] = {name: [] for name in jobs}
+    steps = {name: fields["epochs"] * c.steps_per_epoch for name, fields in jobs.items()}
+    with c.run.progress_bar(f"training on {c.run.procs} ranks", sum(steps.values())) as bar:
 
         def on_line(line: str) -> None:
             if line.startswith(f"{training.PROGRESS} "):
-                done, total, loss = line.split()[1:4]
-                losses.append((int(done), float(loss)))
-                bar.total = int(total)
-                bar.update(int(done), f"loss {loss}")
+                name, done, _, loss = line.split()[1:5]
+                losses[name].append((int(done), float(loss)))
+                finished = sum(points[-1][0] for points in losses.values() if points)
+                bar.update(finished, f"{name}: loss {loss}")
 
         torchrun(
-            "capstone.training", [str(path)],
-            procs=c.run.procs, device=c.run.device, log=c.workspace.log(name), on_line=on_line,
+            "capstone.training", paths,
+            procs=c.run.procs, device=c.run.device, log=c.workspace.log("-".join(jobs)),
+            on_line=on_line,
         )  # fmt: skip
     return losses
 

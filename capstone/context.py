@@ -41,6 +41,11 @@ class Context:
             self._feed = prepare(dataset)
         return self._feed
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training sequences."""
+        return -(-self.feed.n_users // self.config.batch_size)
+
     def interval(self, values: np.ndarray) -> tuple[float, float]:
         """95 % bootstrap interval of a mean over users."""
         return bootstrap_ci(values, n_boot=self.config.n_boot, seed=self.run.seed)

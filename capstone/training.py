@@ -1,6 +1,6 @@
-"""Train one of the three models; run by torchrun on every rank.
+"""Train the models, one after the other; run by torchrun on every rank.
 
-``python -m torch.distributed.run ... -m capstone.training JOB`` where JOB is a JSON file
+``python -m torch.distributed.run ... -m capstone.training JOB...`` where each JOB is a JSON file
 (:class:`Job`). Lab 1 shards, steps and checkpoints; lab 5 is the student's loss.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
 from capstone.models import Ranker, SequenceEncoder
 from common.data import load as load_dataset
 from labs.lab1_fsdp_advanced import checkpoint
-from labs.lab1_fsdp_advanced.distributed import process_group
+from labs.lab1_fsdp_advanced.distributed import Ranks, process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
 from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
@@ -36,6 +36,7 @@ Kind = Literal["retrieval", "ranker"]
 class Job:
     """What to train. With ``teacher`` (weights) a ranker is distilled from it."""
 
+    name: str
     kind: Kind
     width: int
     layers: int
@@ -186,53 +187,60 @@ def load_encoder(path: Path, feed: Feed, width: int, layers: int, length: int) -
     return model
 
 
-def train(job: Job) -> None:
-    """Train on this rank and, on rank 0, write the weights to ``job.output``."""
+def train(jobs: Iterable[Job]) -> None:
+    """Train on this rank and, on rank 0, write each job's weights to its ``output``."""
     feed = prepare(load_dataset("ml-100k"))
-    with process_group(job.device, seed=job.seed) as ranks:
-        model = build_model(job.kind, feed, job.width, job.layers, job.max_length, job.dropout)
-        blocks = list(model.blocks)
-        model = shard(
-            model,
-            Strategy(job.strategy),
-            device=ranks.device,
-            blocks=blocks,
-            param_dtype=torch.bfloat16 if job.device == "cuda" else None,
-        )
-        optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.01)
-        total = job.epochs * -(-len(feed.train) // job.batch_size)
+    queue = list(jobs)
+    with process_group(queue[0].device) as ranks:
+        for job in queue:
+            _train_one(job, feed, ranks)
 
-        def batches(step: int, rank: int, world: int) -> list[Batch]:
-            return [
-                make_batch(
-                    feed.train,
-                    step,
-                    batch_size=job.batch_size,
-                    max_length=job.max_length,
-                    seed=job.seed,
-                    rank=rank,
-                    world=world,
-                    device=ranks.device,
-                )
-            ]
 
-        def report(done: int, result: StepResult) -> None:
-            if ranks.is_main and (done % 5 == 1 or done == total):
-                print(f"{PROGRESS} {done} {total} {result.loss:.4f}", flush=True)
+def _train_one(job: Job, feed: Feed, ranks: Ranks) -> None:
+    torch.manual_seed(job.seed)  # the same draft of the model on every rank
+    model = build_model(job.kind, feed, job.width, job.layers, job.max_length, job.dropout)
+    blocks = list(model.blocks)
+    model = shard(
+        model,
+        Strategy(job.strategy),
+        device=ranks.device,
+        blocks=blocks,
+        param_dtype=torch.bfloat16 if job.device == "cuda" else None,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.01)
+    total = job.epochs * -(-len(feed.train) // job.batch_size)
 
-        fit(
-            model,
-            optimizer,
-            batches,
-            _loss(job, feed, ranks.device),
-            steps=total,
-            scheduler=cosine_schedule(optimizer, total),
-            seed=job.seed,
-            directory=Path(job.checkpoints),
-            save_every=max(1, total // 4),
-            on_step=report,
-        )
-        checkpoint.export_weights(model, Path(job.output))
+    def batches(step: int, rank: int, world: int) -> list[Batch]:
+        return [
+            make_batch(
+                feed.train,
+                step,
+                batch_size=job.batch_size,
+                max_length=job.max_length,
+                seed=job.seed,
+                rank=rank,
+                world=world,
+                device=ranks.device,
+            )
+        ]
+
+    def report(done: int, result: StepResult) -> None:
+        if ranks.is_main and (done % 5 == 1 or done == total):
+            print(f"{PROGRESS} {job.name} {done} {total} {result.loss:.4f}", flush=True)
+
+    fit(
+        model,
+        optimizer,
+        batches,
+        _loss(job, feed, ranks.device),
+        steps=total,
+        scheduler=cosine_schedule(optimizer, total),
+        seed=job.seed,
+        directory=Path(job.checkpoints),
+        save_every=max(1, total // 4),
+        on_step=report,
+    )
+    checkpoint.export_weights(model, Path(job.output))
 
 
 def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Batch], Tensor]:
@@ -247,4 +255,4 @@ def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Ba
 
 
 if __name__ == "__main__":
-    train(Job.read(Path(sys.argv[1])))
+    train(Job.read(Path(path)) for path in sys.argv[1:])

@@ -266,7 +266,7 @@ def test_model_server_workers_load_the_learners_file(
     work.mkdir(parents=True)
     proof.mkdir()
     source = (ROOT / "labs" / "lab4_model_serving" / "export.py").read_text()
-    tell = "\n\nimport os as _os, pathlib as _p\n_p.Path(_os.environ['PROOF'], str(_os.getpid())).touch()"
+    tell = "\nimport os, pathlib\npathlib.Path(os.environ['PROOF'], str(os.getpid())).touch()\n"
     (work / "export.py").write_text(source + tell)
     monkeypatch.setenv("LABS_WORK", str(work.parent))
     monkeypatch.setenv("PROOF", str(proof))

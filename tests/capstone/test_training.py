@@ -164,10 +164,10 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
     def run(name: str, checkpoints: str, stop_after: int | None) -> Path:
         output = tmp_path / f"{name}.safetensors"
-        job = Job(**fields, output=str(output), checkpoints=str(tmp_path / checkpoints))
+        job = Job(name=name, **fields, output=str(output), checkpoints=str(tmp_path / checkpoints))
 
         def on_line(line: str) -> None:
-            if stop_after and line.startswith("progress") and int(line.split()[1]) > stop_after:
+            if stop_after and line.startswith("progress") and int(line.split()[2]) > stop_after:
                 raise KeyboardInterrupt
 
         arguments = [str(job.write(tmp_path / f"{name}.json"))]
@@ -186,7 +186,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     worst = max((first[name] - second[name]).abs().max().item() for name in first)
     assert worst < 1e-6, f"resumed weights differ by {worst:g}"
     steps = [
-        int(line.split()[1])
+        int(line.split()[2])
         for line in (tmp_path / "resumed.log").read_text().splitlines()
         if line.startswith("progress")
     ]
@@ -194,6 +194,8 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_a_job_survives_being_written_and_read(tmp_path: Path) -> None:
-    job = Job("ranker", 32, 1, 20, 1, 16, 1e-3, "FULL_SHARD", "cpu", 0, "out", "checkpoints")
+    job = Job(
+        "student", "ranker", 32, 1, 20, 1, 16, 1e-3, "FULL_SHARD", "cpu", 0, "out", "checkpoints"
+    )
     assert Job.read(job.write(tmp_path / "job.json")) == job
     assert json.loads((tmp_path / "job.json").read_text())["width"] == 32

@@ -254,6 +254,7 @@ def bundles(c: Context) -> None:
 
 def _job(c: Context, kind: training.Kind, width: int, layers: int | None = None) -> dict[str, Any]:
     retrieval = kind == "retrieval"
+    automatic = "bf16" if c.run.device == "cuda" else "fp32"
     return {
         "kind": kind,
         "width": width,
@@ -265,6 +266,7 @@ def _job(c: Context, kind: training.Kind, width: int, layers: int | None = None)
         "dropout": c.config.dropout,
         "strategy": c.config.strategy,
         "device": c.run.device,
+        "precision": automatic if c.config.precision == "auto" else c.config.precision,
         "seed": c.run.seed,
     }
 

@@ -55,6 +55,8 @@ class Config:
     """Peak learning rate of AdamW."""
     strategy: Literal["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"] = "FULL_SHARD"
     """FSDP sharding strategy of the training."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type training computes in; weights and gradient sums stay fp32. auto is bf16 on GPU."""
     temperature: float = 2.0
     """Distillation temperature."""
     alpha: float = 0.5

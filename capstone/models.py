@@ -126,7 +126,7 @@ class Ranker(nn.Module):
 
     def table(self) -> Tensor:
         """Item representations: [n_items + 1, D]."""
-        return self.items.weight + self.genre(self.genres)
+        return self.items.weight + self.genre(self.genres.to(self.genre.weight.dtype))
 
     def states(self, history: Tensor, ratings: Tensor, table: Tensor) -> Tensor:
         """States after each rated item: [B, L], [B, L] -> [B, L, D]."""

@@ -49,6 +49,7 @@ class Job:
     seed: int
     output: str
     checkpoints: str
+    precision: str = "fp32"
     dropout: float = 0.0
     teacher: str = ""
     teacher_width: int = 0
@@ -205,7 +206,7 @@ def _train_one(job: Job, feed: Feed, ranks: Ranks) -> None:
         Strategy(job.strategy),
         device=ranks.device,
         blocks=blocks,
-        param_dtype=torch.bfloat16 if job.device == "cuda" else None,
+        param_dtype=torch.bfloat16 if job.precision == "bf16" else None,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.01)
     total = job.epochs * -(-len(feed.train) // job.batch_size)

@@ -193,6 +193,27 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert steps[0] > 1, "the second run must not have begun at the first step"
 
 
+def test_both_models_train_in_bf16(tmp_path: Path) -> None:
+    """On GPUs training computes in bf16, so both models must run in it; it is checked on CPU."""
+    paths = []
+    for name, kind in (("encoder", "retrieval"), ("teacher", "ranker")):
+        job = Job(
+            name=name, kind=kind, width=16, layers=1, max_length=20, epochs=2, batch_size=64,
+            learning_rate=8e-3, strategy="FULL_SHARD", device="cpu", seed=0, precision="bf16",
+            output=str(tmp_path / f"{name}.safetensors"), checkpoints=str(tmp_path / name),
+        )  # fmt: skip
+        paths.append(str(job.write(tmp_path / f"{name}.json")))
+    log = tmp_path / "log"
+    torchrun("capstone.training", paths, procs=2, device="cpu", log=log)
+    for name in ("encoder", "teacher"):
+        losses = [
+            float(line.split()[-1])
+            for line in log.read_text().splitlines()
+            if line.startswith(f"progress {name} ")
+        ]
+        assert losses[-1] < losses[0] - 0.3, f"{name}: {losses[0]} to {losses[-1]}"
+
+
 def test_a_job_survives_being_written_and_read(tmp_path: Path) -> None:
     job = Job(
         "student", "ranker", 32, 1, 20, 1, 16, 1e-3, "FULL_SHARD", "cpu", 0, "out", "checkpoints"

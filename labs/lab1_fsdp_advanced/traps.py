@@ -6,7 +6,9 @@ on the CPU, started by the first of them.
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import sys
 import tempfile
 from functools import cache
@@ -68,7 +70,7 @@ def measure_seeds(rank: int) -> Numbers:
 
     torch.manual_seed(0)
     expected = nn.Linear(8, 4).weight.detach().clone()
-    rows = {}
+    rows: Numbers = {}
     for name, seed in (("different", rank), ("same", 0)):
         torch.manual_seed(seed)
         model = nn.Linear(8, 4)
@@ -78,8 +80,7 @@ def measure_seeds(rank: int) -> Numbers:
 
 
 def measure_norm(rank: int) -> Numbers:
-    """Norm of this rank's shards beside that of the whole gradient."""
-    import torch
+    """Norm of this rank's shards, of the whole gradient, and of one process's gradient."""
     from torch import nn
 
     from labs.lab1_fsdp_advanced.sharding import Strategy, shard
@@ -88,45 +89,133 @@ def measure_norm(rank: int) -> Numbers:
     model, x, y = _regression()
     shard(model, Strategy.FULL_SHARD, device="cpu")
     nn.functional.mse_loss(model(x[rank::2]), y[rank::2]).backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    partial = nn.utils.get_total_norm([g.to_local() for g in gradients])  # type: ignore[operator]
-    whole = full(nn.utils.get_total_norm(gradients))
     alone, x, y = _regression()
     nn.functional.mse_loss(alone(x), y).backward()
-    expected = nn.utils.get_total_norm([p.grad for p in alone.parameters() if p.grad is not None])
-    assert torch.isfinite(whole)
-    return {"partial": float(partial), "whole": float(whole), "one process": float(expected)}
+    shards = [
+        p.grad.to_local()  # type: ignore[attr-defined]
+        for p in model.parameters()
+        if p.grad is not None
+    ]
+    return {
+        "shards": float(nn.utils.get_total_norm(shards)),
+        "whole": float(full(nn.utils.clip_grad_norm_(model.parameters(), math.inf))),
+        "one process": float(nn.utils.clip_grad_norm_(alone.parameters(), math.inf)),
+    }
 
 
 def measure_sync(rank: int) -> Numbers:
-    """Bytes of gradients after one micro-batch: in ``p.grad``, and in everything that is alive."""
-    import gc
-
-    import torch
-    from torch import nn
+    """Bytes of gradients after one micro-batch: in ``p.grad``, and in every tensor alive."""
+    from torch import Tensor, nn
 
     from labs.lab1_fsdp_advanced.memory import local_bytes
     from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 
-    found = {}
+    found: Numbers = {}
     for name, sync in (("off", False), ("on", True)):
+        gc.collect()
         model, x, y = _regression()
         shard(model, Strategy.FULL_SHARD, device="cpu")
         model.set_requires_gradient_sync(sync)  # type: ignore[operator]
-        gc.collect()
-        earlier = {id(thing) for thing in gc.get_objects()}
         nn.functional.mse_loss(model(x[rank::2]), y[rank::2]).backward()
-        visible = [p.grad for p in model.parameters() if p.grad is not None]
-        # FSDP keeps the whole weights, and the gradients with them, where parameters() does not
-        # look: search all tensors of the process.
-        tensors = [
-            thing
-            for thing in gc.get_objects()
-            if issubclass(type(thing), torch.Tensor) and thing.is_leaf and thing.grad is not None
-        ]
-        del earlier
-        found[f"{name}, visible"] = sum(map(local_bytes, visible))
-        found[f"{name}, held"] = sum(local_bytes(tensor.grad) for tensor in tensors)
-        del model, tensors, visible
-        gc.collect()
+        # FSDP keeps whole weights, and whole gradients with them, where parameters() does not
+        # look; the garbage collector knows every object.
+        alive = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+        for what, tensors in (("p.grad", list(model.parameters())), ("held", alive)):
+            gradients = [t.grad for t in tensors if t.is_leaf and t.grad is not None]
+            found[f"{what}, sync {name}"] = sum(map(local_bytes, gradients))
+        del model, alive, tensors, gradients
     return found
+
+
+MEASURES = (measure_optimizer, measure_seeds, measure_norm, measure_sync)
+
+
+@cache
+def _on_two_ranks() -> dict[str, Numbers]:
+    """What each of MEASURES returns on rank 0 of two."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "answers.json"
+        torchrun(
+            "labs.lab1_fsdp_advanced.traps",
+            ["--rank", str(output)],
+            procs=2,
+            device="cpu",
+            log=Path(folder) / "ranks.log",
+        )
+        answers: dict[str, Numbers] = json.loads(output.read_text(encoding="utf-8"))
+    return answers
+
+
+def _rank(output: str) -> None:
+    """What every rank runs."""
+    from labs.lab1_fsdp_advanced.distributed import process_group
+
+    with process_group("cpu") as ranks:
+        answers = {measure.__name__: measure(ranks.rank) for measure in MEASURES}
+        if ranks.is_main:
+            Path(output).write_text(json.dumps(answers), encoding="utf-8")
+
+
+def the_optimizer_of_the_old_weights() -> Trap:
+    """An optimizer built before sharding updates tensors that the model no longer uses."""
+    losses = _on_two_ranks()["measure_optimizer"]
+    return Trap(
+        "An optimizer built before the model is sharded",
+        wrong=("loss after 30 steps, optimizer built before shard()", losses["before"]),
+        right=("loss after 30 steps, optimizer built after shard()", losses["after"]),
+        why="shard() replaces every parameter by a DTensor. The optimizer still holds the old "
+        "ones, whose gradients are None, so its steps do nothing and say nothing.",
+    )
+
+
+def a_weight_of_two_models() -> Trap:
+    """Ranks that seed differently each contribute rows of another model."""
+    rows = _on_two_ranks()["measure_seeds"]
+    return Trap(
+        "A seed of its own on every rank",
+        wrong=("rows of 4 equal to rank 0's model, seed = rank", int(rows["different"])),
+        right=("rows of 4 equal to rank 0's model, one seed for all", int(rows["same"])),
+        why="fully_shard takes from each rank the rows it will keep and never compares them. The "
+        "weight is stitched together from two initialisations; nothing is raised.",
+    )
+
+
+def the_norm_of_a_shard() -> Trap:
+    """A rank's own shards have a smaller norm than the gradient."""
+    norms = _on_two_ranks()["measure_norm"]
+    return Trap(
+        "Clipping by the norm of one rank's shards",
+        wrong=("gradient norm of rank 0's shards", norms["shards"]),
+        right=("norm of clip_grad_norm_, after full_tensor()", norms["whole"]),
+        why=f"One process has {norms['one process']:.6g}. A rank has only its part of the "
+        "gradient: the norm is too small by about the square root of the number of ranks, and "
+        "differs from rank to rank, so they clip differently. Older versions of torch return such "
+        "a partial norm; full_tensor() is right in all of them.",
+    )
+
+
+def gradients_out_of_sight() -> Trap:
+    """Without synchronisation each rank holds whole gradients, and p.grad does not show them."""
+    found = {name: int(size) for name, size in _on_two_ranks()["measure_sync"].items()}
+    return Trap(
+        "Accumulating without communication under FULL_SHARD",
+        wrong=("bytes of gradients in p.grad, synchronisation off", found["p.grad, sync off"]),
+        right=("bytes of gradients the rank holds", found["held, sync off"]),
+        why=f"With synchronisation on it holds {found['held, sync on']:,}: its half. Switched off, "
+        "there is no reduce-scatter, so every rank keeps the gradients of the whole model, in "
+        "tensors that model.parameters() does not show. A plan for memory has to count them.",
+    )
+
+
+TRAPS = (
+    the_optimizer_of_the_old_weights,
+    a_weight_of_two_models,
+    the_norm_of_a_shard,
+    gradients_out_of_sight,
+)
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        _rank(*sys.argv[2:])
+    else:
+        show(TRAPS)

@@ -46,6 +46,9 @@ $(READY): requirements/$(ACCEL).txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "setting up $(VENV) for $(ACCEL): a few minutes the first time"
+	@# The CPU and the GPU builds own the same folders: one must go before the other comes.
+	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then \
+		$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu; fi
 	@rm -f $(VENV)/.ready-*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/$(ACCEL).txt

@@ -69,7 +69,7 @@ class Config:
     """Bootstrap resamples of every interval."""
     load_seconds: float = 10.0
     """Length of one load measurement."""
-    start_qps: float = 20.0
+    start_qps: float = 50.0
     """First arrival rate that the load test tries."""
     p99_limit_ms: float = 50.0
     """Latency that the highest sustained rate must keep."""
@@ -95,13 +95,15 @@ class Config:
             value = getattr(self, name)
             require(0 <= value < 1, _option(name), value, "must be at least 0 and below 1")
         require(
-            20 <= self.candidates <= 1682,
-            "--candidates", self.candidates, "must be from 20 to 1682, the catalogue",
+            20 <= self.candidates <= 900,
+            "--candidates", self.candidates,
+            "must be from 20 to 900: the most active user has 945 films left",
         )  # fmt: skip
         require(
             self.experiment_users >= 100,
             "--experiment-users", self.experiment_users, "must be at least 100",
         )  # fmt: skip
+        require(self.n_boot >= 100, "--n-boot", self.n_boot, "must be at least 100")
         require(0 <= self.port <= 65535, "--port", self.port, "must be from 0 to 65535")
 
     def chosen_stages(self) -> tuple[str, ...]:
@@ -134,6 +136,7 @@ SCALES = {
         ranker_epochs=8,
         student_epochs=8,
         n_boot=300,
+        start_qps=20.0,
         load_seconds=4.0,
         experiment_users=400,
     ),

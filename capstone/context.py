@@ -68,17 +68,18 @@ class Context:
             self.config.max_length,
         )
 
-    def feed_ndcg(self, retrieved: np.ndarray, score: offline.Score) -> np.ndarray:
-        """NDCG@10 of each user's whole feed."""
+    def feed_ndcg(
+        self, retrieved: np.ndarray, score: offline.Score, *, batch: int = 128
+    ) -> np.ndarray:
+        """NDCG@10 of each user's whole feed; an INT8 score depends a little on ``batch``."""
         history = histories(self.feed.test_history, self.config.max_length)
-        return offline.feed_ndcg(
-            offline.feeds(self.feed, retrieved, history, score, VALUE), self.feed
-        )
+        lists = offline.feeds(self.feed, retrieved, history, score, VALUE, batch=batch)
+        return offline.feed_ndcg(lists, self.feed)
 
-    def record_ndcg(self, area: str, per_user: np.ndarray) -> None:
-        """Record ``<area>.ndcg_at_10`` of the whole feed, with its interval."""
+    def record_ndcg(self, name: str, per_user: np.ndarray) -> None:
+        """Record the mean NDCG@10 of the whole feed, with its interval."""
         self.run.metric(
-            f"{area}.ndcg_at_10", per_user.mean(),
+            name, per_user.mean(),
             unit="ratio", n=len(per_user), ci95=self.interval(per_user),
             how="whole feed: retrieval, then ranking of the candidates",
         )  # fmt: skip

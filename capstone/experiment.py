@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -54,7 +56,7 @@ def run_experiment(
     clicks = world.clicks(people, lists, rng).astype(float)
     control, treatment = variants == 0, variants == 1
     return Outcome(
-        srm=srm_test([int(control.sum()), int(treatment.sum())], weights),
+        srm=srm_test(exposed_units(service.exposures), weights),
         plain=compare(clicks[control], clicks[treatment]),
         cuped=compare(
             clicks[control],
@@ -63,6 +65,19 @@ def run_experiment(
             treatment_covariate=covariate[treatment],
         ),
     )
+
+
+def exposed_units(log: Path, arms: int = 2) -> list[int]:
+    """Units of each arm that the service says it exposed: what a sample ratio check must count.
+
+    A unit that was shown both arms counts in both, and so shows as a mismatch of the total.
+    """
+    units: list[set[str]] = [set() for _ in range(arms)]
+    with log.open(encoding="utf-8") as stream:
+        for line in stream:
+            row = json.loads(line)
+            units[row["variant"]].add(row["unit_id"])
+    return [len(arm) for arm in units]
 
 
 async def _serve(

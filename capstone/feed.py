@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -216,6 +216,3 @@ def build_stages(
         SelectByValue(bundle),
         LogExposure(write, bundle.version),
     ]
-
-
-Handler = Callable[[Request], Awaitable[Request]]

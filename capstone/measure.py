@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from capstone.data import Feed, Ints, RankingSet, histories
+from capstone.data import Feed, Ints, RankingSet, Sequence, histories
 from capstone.models import EncodeUser, RankCandidates, Ranker, SequenceEncoder
 from capstone.offline import Floats, Score
 from labs.lab4_model_serving.export import run
 
 
 @torch.no_grad()
-def queries(encoder: SequenceEncoder, feed: Feed, length: int) -> NDArray[np.float32]:
-    """Query vectors of all users at test time [n_users, D]."""
-    history, _ = histories(feed.test_history, length)
+def queries(
+    encoder: SequenceEncoder, known: tuple[Sequence, ...], length: int
+) -> NDArray[np.float32]:
+    """Query vectors of all users from what is known of them [n_users, D]."""
+    history, _ = histories(known, length)
     return EncodeUser(encoder)(torch.from_numpy(history)).numpy()
 
 
-def encoder_scores(encoder: SequenceEncoder, feed: Feed, length: int) -> Floats:
+def encoder_scores(encoder: SequenceEncoder, known: tuple[Sequence, ...], length: int) -> Floats:
     """Retrieval scores [n_users, n_items + 1]; padding is column 0."""
     table = encoder.items.weight.detach().numpy()
-    return queries(encoder, feed, length) @ table.T
+    return queries(encoder, known, length) @ table.T
 
 
 def torch_score(ranker: Ranker) -> Score:
@@ -64,24 +68,44 @@ def like_scores(ranker: Ranker, feed: Feed, rows: RankingSet, length: int) -> Fl
 
 
 def auc(labels: NDArray[np.bool_], scores: Floats) -> float:
-    """Area under the ROC curve."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
-def auc_interval(labels: NDArray[np.bool_], scores: Floats) -> tuple[float, float]:
-    """95 % interval of an AUC by DeLong's variance (DeLong et al. 1988, Biometrics 44)."""
+    """Area under the ROC curve: the share of (like, dislike) pairs in the right order."""
     from scipy.stats import rankdata
 
-    positive, negative = scores[labels], scores[~labels]
-    m, n = len(positive), len(negative)
-    every = rankdata(np.concatenate([positive, negative]))
-    above = (every[:m] - rankdata(positive)) / n
-    below = 1 - (every[m:] - rankdata(negative)) / m
-    value = above.mean()
-    spread = 1.96 * np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n)
-    return float(value - spread), float(value + spread)
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    above = rankdata(scores)[labels].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def auc_difference(
+    labels: NDArray[np.bool_], first: Floats, second: Floats, users: Ints, *, n_boot: int, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """AUC(first) - AUC(second) on the same rows, with a bootstrap interval over users."""
+    pairs = [
+        auc(labels[rows], first[rows]) - auc(labels[rows], second[rows])
+        for rows in _resampled_rows(users, n_boot, seed)
+    ]
+    low, high = np.quantile(pairs, [0.025, 0.975])
+    return auc(labels, first) - auc(labels, second), (float(low), float(high))
+
+
+def auc_interval(
+    labels: NDArray[np.bool_], scores: Floats, users: Ints, *, n_boot: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of an AUC. Users are resampled, not rows: the rows of a user go together."""
+    values = [auc(labels[rows], scores[rows]) for rows in _resampled_rows(users, n_boot, seed)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resampled_rows(users: Ints, n_boot: int, seed: int) -> Iterator[Ints]:
+    """Row numbers of ``n_boot`` resamples of whole users."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort(users, kind="stable")
+    rows_of = np.split(order, np.flatnonzero(np.diff(users[order])) + 1)
+    for _ in range(n_boot):
+        drawn = rng.integers(0, len(rows_of), len(rows_of))
+        yield np.concatenate([rows_of[user] for user in drawn])
 
 
 def ratio_of_means(

@@ -43,7 +43,9 @@ def write_card(
 
     card = ModelCard.from_template(
         ModelCardData(
-            license="apache-2.0",
+            license="other",
+            license_name="movielens-research",
+            license_link="https://files.grouplens.org/datasets/movielens/ml-100k-README.txt",
             library_name="onnx",
             tags=["recommendation", "feed-ranking"],
             datasets=["movielens-100k"],

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from capstone import bundle, figures, measure, offline
 from capstone.context import VALUE, Context
@@ -14,7 +17,12 @@ from capstone.data import histories
 from capstone.serving import Service, live
 from common.errors import RunError
 
+if TYPE_CHECKING:
+    from labs.lab4_model_serving.load_generator import LoadResult
+
 EXPERIMENT_WEIGHTS = (0.5, 0.5)
+P99_REQUESTS = 662
+"""For a p99 at 99 % confidence (MLPerf Inference)."""
 
 
 def load_test(c: Context) -> None:
@@ -30,8 +38,11 @@ def load_test(c: Context) -> None:
         users = np.random.default_rng(c.run.seed).integers(1, c.feed.n_users + 1, 512)
         bodies = [json.dumps({"user_id": int(user)}).encode() for user in users]
 
-        def at_rate(rate: float):  # type: ignore[no-untyped-def]
-            schedule = poisson_schedule(rate, c.config.load_seconds, c.run.seed)
+        def at_rate(rate: float, seed: int = c.run.seed) -> LoadResult:
+            seconds = c.config.load_seconds
+            if c.run.scale != "smoke":  # a p99 needs enough requests, however low the rate
+                seconds = max(seconds, 1.1 * P99_REQUESTS / rate)
+            schedule = poisson_schedule(rate, seconds, seed)
             result = load_http(f"{service.url}/feed", bodies, schedule, headers=service.headers)
             print(
                 f"  {rate:.0f} requests/s: p99 {result.summary.p99_ms:.1f} ms, "
@@ -40,20 +51,36 @@ def load_test(c: Context) -> None:
             return result
 
         at_rate(c.config.start_qps)  # warm-up, not counted
-        tries = 3 if c.run.scale == "smoke" else 6
+        tries = 3 if c.run.scale == "smoke" else 5
         search = max_rate(
-            at_rate, c.config.start_qps, 64 * c.config.start_qps,
+            at_rate, c.config.start_qps, 16 * c.config.start_qps,
             p99_limit_ms=c.config.p99_limit_ms, tries=tries,
         )  # fmt: skip
-    best = search.best or search.tried[0][1]
-    c.run.latency("serving", best.summary)
-    c.run.metric("serving.errors", best.failed, unit="count", n=best.n)
+        # The search stopped where the p99 happened to pass, so what is reported is measured anew,
+        # a step below, with other arrivals.
+        best = search.best or search.tried[0][1]
+        rate = min(best.offered_rate, max(c.config.start_qps, 0.9 * best.offered_rate))
+        confirmed = at_rate(rate, c.run.seed + 1)
+    c.run.latency("serving", confirmed.summary)
+    c.run.metric("serving.errors", confirmed.failed, unit="count", n=confirmed.n)
+    held = confirmed.summary.p99_ms < c.config.p99_limit_ms
+    ceiling = "; the search's upper bound, the service may do more" if search.at_limit else ""
     c.run.metric(
-        "serving.qps", search.qps,
-        unit="requests/s", n=best.n,
-        how=f"highest Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, generator, gateway and "
-        "model server on one machine",
+        "serving.qps", confirmed.achieved_rate if held else 0.0,
+        unit="requests/s", n=confirmed.n,
+        how=f"Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, measured anew a tenth below "
+        f"the highest that passed; generator, gateway and model server on one machine{ceiling}",
     )  # fmt: skip
+    c.run.metric(
+        "serving.generator_lag_p99_ms", 1000 * float(np.quantile(confirmed.lag, 0.99)),
+        unit="ms", n=confirmed.n, how="how late the load generator itself was",
+    )  # fmt: skip
+    if confirmed.n < P99_REQUESTS:
+        c.run.unmeasured(
+            "C.latency",
+            f"{confirmed.n} requests; a p99 needs {P99_REQUESTS} for 99 % confidence, which "
+            "--scale standard sends",
+        )
     c.run.figure(
         "latency",
         figures.latency(search.tried, c.config.p99_limit_ms),
@@ -69,7 +96,7 @@ def fairness(c: Context) -> None:
 
     retrieved = np.load(c.workspace.need("train") / "candidates.npy")
     champion = bundle.load(c.workspace.need("bundle") / "champion")
-    per_user = c.feed_ndcg(retrieved, measure.onnx_score(session(champion.ranker)))
+    per_user = c.feed_ndcg(retrieved, measure.onnx_score(session(champion.ranker)), batch=1)
     reports = {}
     for attribute in ("gender", "age_group"):
         groups = c.feed.users[attribute]
@@ -78,10 +105,19 @@ def fairness(c: Context) -> None:
             n_boot=c.config.n_boot, n_permutations=c.config.n_boot, seed=c.run.seed,
         )  # fmt: skip
         gap = report.disparity("ndcg")
+        value, interval, how = (
+            gap.difference,
+            gap.difference_ci95,
+            (
+                f"{gap.highest} minus {gap.lowest}, the largest gap: "
+                "never below 0 and biased upward; the p-value says whether there is one"
+            ),
+        )
+        if len(report.groups) == 2:
+            value, interval, how = _signed_gap(c, groups, per_user)
         c.run.metric(
-            f"fairness.ndcg_gap.{attribute}", gap.difference,
-            unit="ratio", n=len(per_user), ci95=gap.difference_ci95,
-            how=f"mean NDCG@10, {gap.highest} minus {gap.lowest}; stratified bootstrap",
+            f"fairness.ndcg_gap.{attribute}", value,
+            unit="ratio", n=len(per_user), ci95=interval, how=f"mean NDCG@10, {how}",
         )  # fmt: skip
         c.run.metric(
             f"fairness.ndcg_gap_p.{attribute}", gap.p_value,
@@ -137,18 +173,36 @@ def card(c: Context) -> None:
 
     champion = bundle.load(c.workspace.need("bundle") / "champion")
     c.feed  # noqa: B018  (records the data's provenance)
-    results = c.run.results.as_json(())
+    results = c.run.results
     write_card(
         c.run.dir / "model_card.md",
-        metrics=results["metrics"],
-        data=results["data"],
+        metrics={name: metric.as_json() for name, metric in results.metrics.items()},
+        data=results.data,
         hardware=c.run.hardware,
-        versions=results["versions"],
-        configuration=results["config"],
+        versions=results.versions,
+        configuration=asdict(c.config),
         bundle_version=champion.version,
-        commit=results["commit"],
-        date=results["started_at"][:10],
+        commit=results.commit,
+        date=results.started_at.date().isoformat(),
     )
+
+
+def _signed_gap(
+    c: Context, groups: pd.Series, per_user: np.ndarray
+) -> tuple[float, tuple[float, float], str]:
+    """Difference between two groups with its sign, so that its interval can cover none."""
+    from labs.lab3_fairness.resampling import stratified_bootstrap
+    from labs.lab3_fairness.row_metrics import mean_prediction
+
+    first, second = sorted(groups.unique())
+    replicates = stratified_bootstrap(
+        np.zeros(len(per_user)), per_user, groups, mean_prediction,
+        n_boot=c.config.n_boot, seed=c.run.seed,
+    )  # fmt: skip
+    low, high = np.quantile(replicates[:, 0] - replicates[:, 1], [0.025, 0.975])
+    value = per_user[groups == first].mean() - per_user[groups == second].mean()
+    how = f"{first} minus {second}; stratified bootstrap"
+    return float(value), (float(low), float(high)), how
 
 
 @contextmanager
@@ -161,6 +215,7 @@ def _service(c: Context, names: list[str]) -> Iterator[Service]:
         folder=c.run.dir / "logs" / "-".join(names),
         port=c.config.port,
         weights=EXPERIMENT_WEIGHTS if len(names) == 2 else (1.0,),
+        experiment=f"feed-{c.run.seed}",
         device=c.run.device,
     ) as service:
         yield service

@@ -16,6 +16,7 @@ from capstone import build, operate
 from capstone.config import Config
 from capstone.context import Context
 from capstone.workspace import Workspace
+from common.errors import require
 
 if TYPE_CHECKING:
     from common.runner import Run
@@ -39,7 +40,12 @@ DESCRIPTIONS = {name: " ".join((stage.__doc__ or "").split()) for name, stage in
 def run_stages(run: Run, config: Config) -> None:
     """Run the chosen stages in pipeline order."""
     workspace = Workspace(run.options.out, run.scale, run.seed, run.results.mine, config)
+    require(
+        config.batch_size >= run.procs,
+        "--batch-size", config.batch_size, f"must be at least the {run.procs} ranks",
+    )  # fmt: skip
     context = Context(run, config, workspace)
-    for name in config.chosen_stages():
-        with run.stage(DESCRIPTIONS[name], key=name):
-            STAGES[name](context)
+    with workspace.lock():
+        for name in config.chosen_stages():
+            with run.stage(DESCRIPTIONS[name], key=name):
+                STAGES[name](context)

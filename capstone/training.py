@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -23,12 +24,13 @@ from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
 from capstone.models import Ranker, SequenceEncoder
 from common.data import load as load_dataset
 from labs.lab1_fsdp_advanced import checkpoint
-from labs.lab1_fsdp_advanced.distributed import Ranks, process_group
+from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
 from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
 
 PROGRESS = "progress"
+PROGRESS_LINE = re.compile(rf"{PROGRESS} (\w+) (\d+) \d+ (-?\d+\.\d+)")
 Kind = Literal["retrieval", "ranker"]
 
 
@@ -227,7 +229,8 @@ def _train_one(job: Job, feed: Feed, ranks: Ranks) -> None:
 
     def report(done: int, result: StepResult) -> None:
         if ranks.is_main and (done % 5 == 1 or done == total):
-            print(f"{PROGRESS} {job.name} {done} {total} {result.loss:.4f}", flush=True)
+            # One write, or the ranks' other output may land in the middle of the line.
+            sys.stdout.write(f"{PROGRESS} {job.name} {done} {total} {result.loss:.4f}\n")
 
     fit(
         model,
@@ -257,3 +260,4 @@ def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Ba
 
 if __name__ == "__main__":
     train(Job.read(Path(path)) for path in sys.argv[1:])
+    leave()

@@ -6,13 +6,16 @@ an earlier run left. A stage is written beside and swapped in when it is complet
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from capstone.config import Config
 from common.errors import InputError, RunError
@@ -42,8 +45,25 @@ class Workspace:
         }
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Path]:
+    def lock(self) -> Iterator[None]:
+        """Keep the workspace to one run at a time; InputError when another has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another run is using {self.folder}; wait for it, or choose another --out, "
+                    "--seed or --scale"
+                ) from error
+            yield
+
+    @contextmanager
+    def stage(self, name: str, *made_from: str) -> Iterator[Path]:
         """A folder to write the stage's artefacts to; it takes its place when the block ends.
+
+        ``made_from`` are the stages whose artefacts it reads; when one of them is run again,
+        :meth:`need` refuses what was made from the earlier one.
 
         On any error, Ctrl-C included, what an earlier run left stays as it was.
         """
@@ -53,15 +73,23 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
         partial.mkdir()
+        sources = {source: self._record(source)["id"] for source in made_from}
         try:
             yield partial
-            write_json(partial / RECORD, {"stage": name, "options": self.options})
+            record = {"stage": name, "id": uuid.uuid4().hex, "made_from": sources}
+            write_json(partial / RECORD, record | {"options": self.options})
             if final.exists():
                 final.rename(old)
             partial.rename(final)
         finally:
+            if old.exists() and not final.exists():
+                old.rename(final)
             for folder in (partial, old):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def has(self, name: str) -> bool:
+        """Whether an earlier stage has left something."""
+        return (self.folder / name / RECORD).exists()
 
     def need(self, name: str) -> Path:
         """The folder an earlier stage left.
@@ -69,25 +97,37 @@ class Workspace:
         Raises
         ------
         InputError
-            When that stage has not run, or ran with other model options.
+            When that stage has not run, ran with other model options, or was made from what a
+            stage before it has replaced since: a new index beside an old encoder, say.
         """
-        record = self.folder / name / RECORD
-        if not record.exists():
+        if not self.has(name):
             raise InputError(
                 f"stage {name!r} has left nothing in {self.folder}; "
                 f"run it first (--stages {name}) or run them all"
             )
-        try:
-            options = json.loads(record.read_text())["options"]
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{record} is damaged; run --stages {name} again") from error
+        record = self._record(name)
         for key, wanted in self.options.items():
-            if options.get(key) != wanted:
+            if record["options"].get(key) != wanted:
                 raise InputError(
-                    f"stage {name!r} was run with {key} = {options.get(key)!r}, now it is "
-                    f"{wanted!r}; give the same option or run --stages {name} again"
+                    f"stage {name!r} was run with {key} = {record['options'].get(key)!r}, now it "
+                    f"is {wanted!r}; give the same option or run --stages {name} again"
                 )
-        return record.parent
+        for source, used in record["made_from"].items():
+            if self._record(source)["id"] != used:
+                raise InputError(
+                    f"stage {name!r} was made from an earlier {source!r}, which has been run "
+                    f"again since; run --stages {name} again"
+                )
+        return self.folder / name
+
+    def _record(self, name: str) -> dict[str, Any]:
+        path = self.folder / name / RECORD
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record["options"], record["id"], record["made_from"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{path} is damaged; run --stages {name} again") from error
+        return record
 
     def log(self, name: str) -> Path:
         """A fresh log file that outlives a failed stage."""

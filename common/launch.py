@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import RunError
+from common.ports import LOOPBACK
 from common.process import supervised
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,15 +58,18 @@ def torchrun(
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // procs)),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(procs), "--max-restarts", "0", "-m", module, *args]
     recent: deque[str] = deque(maxlen=2000)
     with (
+        tempfile.TemporaryDirectory(prefix="rendezvous-") as meeting,
         log.open("a", encoding="utf-8") as stream,
-        supervised(command, env=env, name=f"torchrun {module}") as child,
+        supervised(
+            _command(meeting, procs, module, args), env=env, name=f"torchrun {module}"
+        ) as child,
     ):
         for line in child.output:
             stream.write(line)
@@ -74,6 +79,21 @@ def torchrun(
         status = child.wait()
     if status != 0:
         raise RunError(f"{module} failed on {procs} ranks: {_cause(recent)} (log: {log})")
+
+
+def _command(meeting: str, procs: int, module: str, args: Sequence[str]) -> list[str]:
+    """torchrun for one host, kept on loopback.
+
+    ``--standalone`` would look up the host's own name, which hangs where no resolver knows it, and
+    would keep the rendezvous on a port open to the network; a file does as well on one host.
+    """
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", "1", "--nproc-per-node", str(procs), "--max-restarts", "0"),
+        *("--local-addr", LOOPBACK, "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"),
+        *("--rdzv-endpoint", str(Path(meeting) / "store"), "--rdzv-id", "run"),
+        *("-m", module, *args),
+    ]
 
 
 def _cause(lines: Sequence[str]) -> str:

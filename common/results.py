@@ -117,6 +117,7 @@ class Results:
     data: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
+    commit: str = field(default_factory=lambda: commit())
     _start: float = field(default_factory=time.monotonic)
 
     def as_json(self, claims: tuple[Claim, ...]) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class Results:
             "seed": self.seed,
             "started_at": self.started_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "duration_s": round(time.monotonic() - self._start, 1),
-            "commit": commit(),
+            "commit": self.commit,
             "mine": self.mine,
             "hardware": self.hardware,
             "versions": self.versions,
@@ -158,14 +159,23 @@ def plain(value: Any) -> Any:
 
 
 def commit() -> str:
-    """Short hash of the code that runs, with ``-dirty`` for uncommitted changes."""
+    """Short hash of the code that runs, with ``-dirty`` for uncommitted changes to it.
+
+    ``unknown`` where the code is no git checkout of its own.
+    """
     root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=7"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
+        return git("describe", "--always", "--dirty", "--abbrev=7", "--exclude", "*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return answer.stdout.strip()
 
 
 def write_json(path: Path, value: Any) -> None:

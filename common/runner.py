@@ -183,7 +183,7 @@ def _run(
     device = hardware.choose_device(options.device, machine)
     procs = hardware.choose_procs(options.procs, device, machine)
     tracking.require_tracker(options.track)
-    mine = _use_my_code(options.mine)
+    mine = _use_my_code(options.mine, lab)
     results = Results(
         lab=lab,
         scale=options.scale,
@@ -229,14 +229,16 @@ def _run(
     return EXIT_FAILED if options.strict and missed else EXIT_OK
 
 
-def _use_my_code(asked: bool) -> list[str]:
+def _use_my_code(asked: bool, lab: str) -> list[str]:
     """Turn the overlay on for this process and all it starts; the files it takes from work/."""
     if asked:
         os.environ.setdefault(VARIABLE, str(ROOT / "work"))
-    files = overlaid_files()
+    files = overlaid_files("*" if lab == "capstone" else lab)
     if asked and not files:
+        what, first = ("any lab", "lab1") if lab == "capstone" else (lab, lab.partition("_")[0])
         raise InputError(
-            f"--mine: no solutions in {os.environ[VARIABLE]}; begin with `course start lab1`"
+            f"--mine: no solution of {what} in {os.environ[VARIABLE]}; "
+            f"begin with `course start {first}`"
         )
     folder = Path(os.environ[VARIABLE]).resolve() if files else Path()
     return [str(file.relative_to(folder.parent)) for file in files]

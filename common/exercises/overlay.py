@@ -25,10 +25,14 @@ def work_folder() -> Path | None:
     return Path(value).resolve() if value else None
 
 
-def overlaid_files() -> list[Path]:
-    """Every file that replaces one of ours, sorted."""
+def overlaid_files(lab: str = "*") -> list[Path]:
+    """The learner's files that replace one of ours (of one lab, or of all), sorted."""
     folder = work_folder()
-    return sorted(folder.glob("lab*/*.py")) if folder else []
+    if folder is None:
+        return []
+    ours = Path(__file__).resolve().parents[2] / "labs"
+    found = sorted(folder.glob(f"{lab}/*.py"))
+    return [file for file in found if (ours / file.parent.name / file.name).is_file()]
 
 
 class _WorkLoader(importlib.machinery.SourceFileLoader):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.exercises.overlay import VARIABLE
+
 if TYPE_CHECKING:
     from common.exercises.catalog import Entry
 
-VARIABLE = "LABS_WORK"
 REQUIRE_GPU = "LABS_REQUIRE_GPU"
 NEEDED_GPUS = {"gpu": 1, "multigpu": 2}
 CATALOG = pytest.StashKey["list[Entry]"]()

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from labs.lab1_fsdp_advanced.corpus import ByteWindows
-from labs.lab1_fsdp_advanced.distributed import Ranks, process_group
+from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
 from labs.lab1_fsdp_advanced.memory import held, parameter_bytes, predicted
 from labs.lab1_fsdp_advanced.model import Decoder, Shape, next_token_loss
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
@@ -204,3 +204,4 @@ def work(spec: Spec) -> None:
 
 if __name__ == "__main__":
     work(Spec.read(Path(sys.argv[1])))
+    leave()

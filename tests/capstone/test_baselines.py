@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from capstone.baselines import ease, logistic_regression_scores, popularity
 from capstone.data import Feed, ranking_set
-from capstone.measure import auc, auc_interval
+from capstone.measure import auc, auc_difference, auc_interval
 from capstone.rank_metrics import hit_rate, list_ndcg, ndcg, ranks
+from common.errors import RunError
 
 TOLERANCE = 0.0005
 
@@ -42,20 +43,39 @@ def test_ease_weights_solve_the_constrained_ridge_regression() -> None:
 def test_logistic_regression_separates_likes_from_dislikes(feed: Feed) -> None:
     rows = ranking_set(feed)
     scores = logistic_regression_scores(feed, rows)
-    low, high = auc_interval(rows.liked, scores)
+    low, high = auc_interval(rows.liked, scores, rows.user, n_boot=200, seed=0)
     assert low < auc(rows.liked, scores) < high
     assert auc(rows.liked, scores) > 0.77
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
-def test_delong_centres_on_the_auc(seed: int) -> None:
+def test_the_auc_equals_scikit_learns_with_ties(seed: int) -> None:
+    from sklearn.metrics import roc_auc_score
+
     rng = np.random.default_rng(seed)
     labels = rng.random(60) < 0.5
     labels[:2] = (True, False)
     scores = rng.normal(size=60).round(1)
-    low, high = auc_interval(labels, scores)
-    assert (low + high) / 2 == pytest.approx(auc(labels, scores))
+    assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_a_model_gains_nothing_over_itself() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores, users = rng.random(80) < 0.5, rng.normal(size=80), np.arange(80) // 2
+    value, interval = auc_difference(labels, scores, scores, users, n_boot=100, seed=0)
+    assert (value, interval) == (0.0, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_numbers_are_refused(bad: float) -> None:
+    """NaN is greater than nothing, so a broken model would get a perfect NDCG."""
+    scores = np.array([[0.0, bad, 1.0]])
+    masked = np.array([[True, False, False]])
+    with pytest.raises(RunError, match="not finite"):
+        ranks(scores, np.array([2]), masked)
+    with pytest.raises(RunError, match="masked"):
+        ranks(np.ones((1, 3)), np.array([0]), masked)
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)

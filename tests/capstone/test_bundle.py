@@ -102,6 +102,28 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert not abandoned.exists()
 
 
+def test_what_was_made_from_an_earlier_stage_is_refused(tmp_path: Path) -> None:
+    """A new index beside an old encoder returns confident nonsense."""
+    space = workspace(tmp_path)
+    with space.stage("train"):
+        pass
+    with space.stage("index", "train"):
+        pass
+    assert space.need("index").name == "index"
+    with space.stage("train"):
+        pass
+    with pytest.raises(InputError, match="made from an earlier 'train'"):
+        space.need("index")
+
+
+def test_two_runs_do_not_share_a_workspace(tmp_path: Path) -> None:
+    first, second = workspace(tmp_path), workspace(tmp_path)
+    with first.lock(), pytest.raises(InputError, match="another run is using"), second.lock():
+        raise AssertionError("the second run must not begin")
+    with second.lock():
+        pass
+
+
 def test_a_damaged_record_says_which_stage_to_repeat(tmp_path: Path) -> None:
     with workspace(tmp_path).stage("train"):
         pass

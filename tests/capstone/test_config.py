@@ -29,7 +29,7 @@ def test_an_unknown_stage_is_refused_with_the_known_ones(stages: str) -> None:
     ("field", "value"),
     [
         ("alpha", 1.5), ("temperature", 0.0), ("ranker_width", 50), ("candidates", 5),
-        ("candidates", 5000), ("port", 70000), ("experiment_users", 1), ("n_boot", 0),
+        ("candidates", 901), ("port", 70000), ("experiment_users", 1), ("n_boot", 99),
         ("student_dropout", 1.0),
     ],
 )  # fmt: skip

@@ -314,7 +314,19 @@ def test_the_next_run_works_after_the_interruptions(out: Path) -> None:
     latest = json.loads((out / "capstone" / "latest" / "results.json").read_text())
     rows = {row["id"]: row for row in latest["deliverables"]}
     assert rows["C.latency"]["passed"] is None
+    assert rows["C.retrieval"]["passed"] is None
     assert "'load' was not chosen" in rows["C.latency"]["reason"]
+
+
+def test_a_stage_run_again_makes_the_later_ones_stale(out: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(out / "capstone" / "artifacts", tmp_path / "capstone" / "artifacts")
+    done = capstone("--out", str(tmp_path), "--stages", "export")
+    assert done.returncode == 0, done.stderr
+    stale = capstone("--out", str(tmp_path), "--stages", "fairness")
+    assert stale.returncode == 2
+    assert "made from an earlier 'export'" in stale.stderr
 
 
 def test_a_stage_without_its_input_says_what_to_run(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def story(run: Run, config: Config) -> None:
 
 
 main(
-    "lab9_tiny",
+    os.environ.get("TINY_LAB", "lab9_tiny"),
     {"smoke": Config(), "standard": Config(), "full": Config()},
     story,
     title="Lab 9: tiny",
@@ -298,7 +298,7 @@ def test_mine_without_solutions_is_bad_input(lab: Lab) -> None:
     (lab.folder / "empty").mkdir()
     status, _, err = lab.run("--mine", env={"LABS_WORK": "empty"})
     assert status == 2
-    assert one_line(err).startswith("--mine: no solutions in ")
+    assert one_line(err).startswith("--mine: no solution of lab9_tiny in ")
     assert "course start" in err
     assert lab.left() == []
 
@@ -308,10 +308,17 @@ def test_your_own_file_is_run_and_the_terminal_results_and_report_say_so(lab: La
     own = lab.folder / "solutions" / "lab6_online_eval" / "assignment.py"
     own.parent.mkdir(parents=True)
     own.write_text('"""My own."""\n')
-    status, out, err = lab.run("--mode", "overlay", "--mine", env={"LABS_WORK": "solutions"})
+    (own.parent / "notes.py").write_text("# replaces nothing of ours")
+    lab.package = lab.folder / "runs" / "lab6_online_eval"
+    status, out, err = lab.run(
+        "--mode",
+        "overlay",
+        "--mine",
+        env={"LABS_WORK": "solutions", "TINY_LAB": "lab6_online_eval"},
+    )
     assert (status, err) == (0, "")
     named = "solutions/lab6_online_eval/assignment.py"
-    assert f"running your code: {named}" in out
+    assert f"running your code: {named}\n" in out
     assert "This run used your own code" in out
     assert lab.results()["mine"] is True
     page = (lab.package / "latest" / "report.html").read_text()

@@ -62,7 +62,8 @@ def weights(model):
 def test_three_steps_follow_the_textbook(formula):
     """The student moves exactly as clear, backward, clip, step on the loss would move it.
 
-    Three steps: gradients left over from the first would show in the second.
+    Three steps: gradients left over from the first would show in the second. The weights of the
+    two parts differ, so that giving alpha to the labels would show as well.
     """
     student, teacher = Net(5, seed=1), Net(16, seed=2)
     expected = copy.deepcopy(student)
@@ -70,10 +71,10 @@ def test_three_steps_follow_the_textbook(formula):
     theirs = torch.optim.SGD(expected.parameters(), lr=0.5)
     for step in range(3):
         batch = data(seed=step)
-        given = distil_step(student, teacher, batch, mine, temperature=2.0, alpha=0.5, max_norm=0.3)
+        given = distil_step(student, teacher, batch, mine, temperature=3.0, alpha=0.8, max_norm=0.3)
         with torch.no_grad():
             target = teacher(batch[0])
-        loss = plain_loss(expected(batch[0]), target, batch[1], 2.0, 0.5)
+        loss = plain_loss(expected(batch[0]), target, batch[1], 3.0, 0.8)
         theirs.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(expected.parameters(), 0.3)
@@ -133,17 +134,25 @@ def test_the_gradient_is_clipped_before_the_step(formula):
 
     Soft targets at a high temperature make rare, large gradients; one of them undoes many steps.
     """
+    x, y = data()
+    batch = (10 * x, y)
     moves = {}
     for max_norm in (0.01, None):
-        student, teacher = Net(5), Net(16)
+        student, teacher = Net(5, seed=1), Net(16, seed=2)
         before = weights(student)
         optimizer = torch.optim.SGD(student.parameters(), lr=1.0)
         distil_step(
-            student, teacher, data(), optimizer, temperature=2.0, alpha=0.5, max_norm=max_norm
+            student, teacher, batch, optimizer, temperature=2.0, alpha=0.5, max_norm=max_norm
         )
         moves[max_norm] = float((weights(student) - before).norm())
+    student = Net(5, seed=1)
+    plain_loss(student(batch[0]), teacher(batch[0]).detach(), y, 2.0, 0.5).backward()
+    whole = float(torch.cat([p.grad.flatten() for p in student.parameters()]).norm())
     assert moves[0.01] == pytest.approx(0.01, rel=0.01), f"moved {moves[0.01]:.4f}, limit 0.01"
-    assert moves[None] > 0.05, f"max_norm=None moved {moves[None]:.4f}: the gradient was clipped"
+    assert moves[None] == pytest.approx(whole, rel=1e-3), (
+        f"max_norm=None moved {moves[None]:.4f}, the whole gradient is {whole:.4f}"
+    )
+    assert whole > 1.5, f"the gradient {whole:.4f} is too small to tell None from a limit of 1"
 
 
 @pytest.mark.exercise("5.2")
@@ -187,6 +196,50 @@ def test_a_student_learns_from_its_teacher_alone():
     mine, its = predict(student, test).argmax(1), predict(teacher, test).argmax(1)
     assert (mine == its).float().mean() > 0.85
     assert (its == test[0][1]).float().mean() > 0.85
+
+
+def test_training_alone_follows_the_textbook():
+    """Clear, backward, clip, step on cross-entropy, in training mode even after an evaluation."""
+    model = Net(5, seed=1)
+    expected = copy.deepcopy(model)
+    model.eval()
+    batches = [(10 * x, y) for x, y in loader(3)]
+    losses = []
+    train_alone(
+        model, batches, torch.optim.SGD(model.parameters(), lr=0.5), epochs=1, max_norm=0.3,
+        on_step=lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    theirs = torch.optim.SGD(expected.parameters(), lr=0.5)
+    for step, (x, y) in enumerate(batches):
+        loss = nn.functional.cross_entropy(expected(x), y)
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-5)
+        theirs.zero_grad()
+        loss.backward()
+        assert nn.utils.clip_grad_norm_(expected.parameters(), 0.3) > 0.3
+        theirs.step()
+    assert torch.allclose(weights(model), weights(expected), atol=1e-6)
+    assert all(training for training, _ in model.calls)
+
+
+def test_the_losses_of_an_epoch_are_averaged():
+    student, teacher = Net(5), Net(16)
+    seen = []
+    means = distil(
+        student, teacher, loader(3), torch.optim.SGD(student.parameters(), lr=0.1), epochs=2,
+        temperature=2.0, alpha=0.5, on_step=lambda _, loss: seen.append(loss),
+    )  # fmt: skip
+    assert means == pytest.approx([np.mean(seen[:3]), np.mean(seen[3:])])
+
+
+def test_predictions_are_in_order_from_evaluation_mode_without_a_graph():
+    model = Net(16, dropout=0.5).double()
+    batches = [(x.double(), y) for x, y in loader(3)]
+    logits = predict(model, batches)
+    assert logits.dtype == torch.float32
+    assert logits.device.type == "cpu"
+    assert model.calls == [(False, False)] * 3
+    assert torch.equal(logits, predict(model, batches))
+    assert torch.equal(logits[32:64], predict(model, batches[1:2]))
 
 
 def test_the_schedule_moves_with_every_batch():

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import InputError
-from labs.lab5_distillation.config import Config
 from labs.lab5_distillation.features import Batches, TextSet, vectorizer
 from labs.lab5_distillation.models import BagClassifier, n_parameters
 
@@ -43,9 +41,38 @@ def test_an_epoch_reads_every_text_once_in_a_new_order_that_the_seed_decides(tex
     assert epochs(None) == [list(range(5))] * 4
 
 
-def test_the_reported_width_is_among_those_trained():
-    assert Config(student_width=24, student_widths=(64, 8)).widths == (8, 24, 64)
-    with pytest.raises(InputError, match=r"alpha = 2 must be from 0 to 1"):
-        Config(alpha=2)
-    with pytest.raises(InputError, match=r"temperature = 0 must be > 0"):
-        Config(temperature=0)
+def test_inverse_frequencies_come_from_the_training_texts_alone():
+    """Fitting on the test texts as well would tell the model which of their words are rare."""
+    features = vectorizer(2**12)
+    features.fit(TEXTS)
+    alone, among_others = (
+        features.transform(["open the file"]),
+        features.transform(["open the file", "open", "open", "open"]),
+    )
+    assert np.array_equal(alone.toarray()[0], among_others.toarray()[0])
+    refitted = vectorizer(2**12).fit_transform([*TEXTS, "open the file", "open", "open", "open"])
+    assert not np.allclose(alone.toarray()[0], refitted.toarray()[len(TEXTS)])
+
+
+def test_a_vector_has_length_one_and_repeats_count_with_their_logarithm():
+    features = vectorizer(2**12)
+    features.fit(["red blue", "red blue"])
+    once, twice = features.transform(["red blue", "red red blue"]).toarray()
+    assert np.linalg.norm(twice) == pytest.approx(1)
+    assert once[once > 0] == pytest.approx([0.5**0.5] * 2)
+    weights = np.sort(twice[twice > 0])
+    assert weights[1] / weights[0] == pytest.approx(1 + np.log(2))
+
+
+def test_a_text_without_words_is_a_bag_of_zeros(texts):
+    model = BagClassifier(64, 6, 3).eval()
+    bags, _ = texts.batch(np.array([2, 2]))
+    assert bags.words.numel() == 0
+    logits = model(bags)
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(logits).all()
+
+
+def test_the_last_batch_holds_the_rest(texts):
+    assert [len(labels) for _, labels in Batches(texts, 2)] == [2, 2, 1]
+    assert [len(labels) for _, labels in Batches(texts, 99)] == [5]

@@ -61,7 +61,7 @@ doctor: $(READY) ## Say what this machine can show, and how to get what is missi
 capstone: $(READY) ## Train, compress, serve, audit and experiment on the feed ranker
 	@$(BIN)/python -m capstone $(RUN_OPTIONS)
 
-serve: $(READY) ## Serve the newest bundle over HTTP until Ctrl-C
+serve: $(READY) ## Serve the bundle of the last capstone at SCALE over HTTP until Ctrl-C
 	@$(BIN)/python -m capstone.serve --scale $(SCALE) $(ARGS)
 
 $(LABS:%=lab%): lab%: $(READY)

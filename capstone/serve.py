@@ -1,4 +1,4 @@
-"""``make serve``: the newest bundle over HTTP, until Ctrl-C."""
+"""``make serve``: the bundle of the last capstone at a scale over HTTP, until Ctrl-C."""
 
 from __future__ import annotations
 

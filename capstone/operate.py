@@ -50,26 +50,29 @@ def load_test(c: Context) -> None:
             )  # fmt: skip
             return result
 
-        at_rate(c.config.start_qps)  # warm-up, not counted
+        at_rate(4 * c.config.start_qps)  # warms the server's JVM up, not counted
         tries = 3 if c.run.scale == "smoke" else 5
         search = max_rate(
             at_rate, c.config.start_qps, 16 * c.config.start_qps,
             p99_limit_ms=c.config.p99_limit_ms, tries=tries,
         )  # fmt: skip
         # The search stopped where the p99 happened to pass, so what is reported is measured anew,
-        # a step below, with other arrivals.
+        # with other arrivals, below the best rate: the first of these that holds.
         best = search.best or search.tried[0][1]
-        rate = min(best.offered_rate, max(c.config.start_qps, 0.9 * best.offered_rate))
-        confirmed = at_rate(rate, c.run.seed + 1)
+        rates = [max(c.config.start_qps, share * best.offered_rate) for share in (0.9, 0.75, 0.5)]
+        for attempt, rate in enumerate(rates, 1):
+            confirmed = at_rate(rate, c.run.seed + attempt)
+            held = confirmed.summary.p99_ms < c.config.p99_limit_ms
+            if held:
+                break
     c.run.latency("serving", confirmed.summary)
     c.run.metric("serving.errors", confirmed.failed, unit="count", n=confirmed.n)
-    held = confirmed.summary.p99_ms < c.config.p99_limit_ms
     ceiling = "; the search's upper bound, the service may do more" if search.at_limit else ""
     c.run.metric(
         "serving.qps", confirmed.achieved_rate if held else 0.0,
         unit="requests/s", n=confirmed.n,
-        how=f"Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, measured anew a tenth below "
-        f"the highest that passed; generator, gateway and model server on one machine{ceiling}",
+        how=f"Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, measured anew below the "
+        f"highest that passed ({attempt} of {len(rates)} tried); generator, gateway and model server on one machine{ceiling}",
     )  # fmt: skip
     c.run.metric(
         "serving.generator_lag_p99_ms", 1000 * float(np.quantile(confirmed.lag, 0.99)),

@@ -72,7 +72,8 @@ def load_test(c: Context) -> None:
         "serving.qps", confirmed.achieved_rate if held else 0.0,
         unit="requests/s", n=confirmed.n,
         how=f"Poisson rate with p99 < {c.config.p99_limit_ms:g} ms, measured anew below the "
-        f"highest that passed ({attempt} of {len(rates)} tried); generator, gateway and model server on one machine{ceiling}",
+        f"highest that passed ({attempt} of {len(rates)} tried); generator, gateway and model "
+        f"server on one machine{ceiling}",
     )  # fmt: skip
     c.run.metric(
         "serving.generator_lag_p99_ms", 1000 * float(np.quantile(confirmed.lag, 0.99)),

@@ -47,10 +47,10 @@ def latency(tried: Sequence[tuple[float, Any]], limit_ms: float) -> Figure:
         values = [getattr(result.summary, key) for _, result in ordered]
         axes.plot(rates, values, marker="o", color=colour, label=key.removesuffix("_ms"))
     axes.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
-    axes.set(xlabel="offered requests/s", ylabel="latency (ms)", xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("")
+    axes.set(xlabel="offered requests/s", ylabel="latency (ms)", yscale="log")
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.legend(frameon=False)
     return figure
 

@@ -231,7 +231,8 @@ def draw(run: Run, trained: dict[str, Any]) -> None:
     memory.plot(list(results), held, "kx", label="parameters after a forward pass")
     memory.set_ylabel(f"MiB a rank, {trained['world']} rank(s)")
     memory.tick_params(axis="x", labelsize=7)
-    memory.legend(fontsize=8)
+    memory.set_ylim(top=1.45 * max(below))  # room for the legend above the bars
+    memory.legend(fontsize=8, loc="upper left", ncols=2)
     run.figure(
         "strategies",
         figure,

@@ -46,7 +46,9 @@ def torchrun(
     log
         File that receives everything the ranks print.
     on_line
-        Called with each line the ranks print, as it comes.
+        Called with each line the ranks print, as it comes. Ranks share one pipe: a line stays whole
+        when it is written at once, as ``print(..., flush=True)`` does on a buffered stream. (With
+        ``PYTHONUNBUFFERED`` text and newline are two writes, and lines of two ranks run together.)
 
     Raises
     ------
@@ -56,11 +58,11 @@ def torchrun(
     """
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // procs)),
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
+    env.pop("PYTHONUNBUFFERED", None)
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     recent: deque[str] = deque(maxlen=2000)
@@ -86,13 +88,14 @@ def _command(meeting: str, procs: int, module: str, args: Sequence[str]) -> list
 
     ``--standalone`` would look up the host's own name, which hangs where no resolver knows it, and
     would keep the rendezvous on a port open to the network; a file does as well on one host.
+    ``--no-python`` because torchrun would start Python with ``-u``: see ``on_line`` above.
     """
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", "1", "--nproc-per-node", str(procs), "--max-restarts", "0"),
         *("--local-addr", LOOPBACK, "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"),
         *("--rdzv-endpoint", str(Path(meeting) / "store"), "--rdzv-id", "run"),
-        *("-m", module, *args),
+        *("--no-python", sys.executable, "-m", module, *args),
     ]
 
 

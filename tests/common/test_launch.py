@@ -28,7 +28,8 @@ if mode == "hang":
     time.sleep(300)
 total = torch.tensor([float(rank + 1)])
 dist.all_reduce(total)
-print(f"sum {total.item():g}", flush=True)
+for _ in range(int(sys.argv[2]) if mode == "sum" else 1):
+    print(f"sum {total.item():g}", flush=True)
 dist.destroy_process_group()
 """
 SUMMARY = """\
@@ -77,7 +78,9 @@ def ranks_of(module: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_two_ranks_reduce_and_their_lines_stream_out(tiny: str, tmp_path: Path) -> None:
+def test_two_ranks_reduce_and_their_lines_stream_out_whole(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
     running: list[bool] = []
 
@@ -87,8 +90,10 @@ def test_two_ranks_reduce_and_their_lines_stream_out(tiny: str, tmp_path: Path) 
             running.append(bool(ranks_of(tiny)))
 
     log = tmp_path / "log"
-    torchrun(tiny, ["sum"], procs=2, device="cpu", log=log, on_line=on_line)
-    assert [line for line in lines if line.startswith("sum")] == ["sum 3", "sum 3"]
+    # Even from an environment that asks for unbuffered output, which tears lines apart.
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    torchrun(tiny, ["sum", "200"], procs=2, device="cpu", log=log, on_line=on_line)
+    assert [line for line in lines if line.startswith("sum")] == ["sum 3"] * 400
     assert running[0], "the first result was seen only after the ranks had ended"
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {f"rank {rank} threads {share}" for rank in (0, 1)} <= set(lines)

@@ -229,7 +229,6 @@ def _train_one(job: Job, feed: Feed, ranks: Ranks) -> None:
 
     def report(done: int, result: StepResult) -> None:
         if ranks.is_main and (done % 5 == 1 or done == total):
-            # One write, or the ranks' other output may land in the middle of the line.
             print(f"{PROGRESS} {job.name} {done} {total} {result.loss:.4f}", flush=True)
 
     fit(

@@ -4,13 +4,17 @@
 strategy          ZeRO stage    parameters  gradients   optimizer  FSDP2
 ================  ============  ==========  ==========  =========  =============================
 NO_SHARD          0 (DDP)       whole       whole       whole      ``replicate``
+ZERO_1            1             sharded*    sharded*    sharded    as ZeRO-2, and see below
 SHARD_GRAD_OP     2             sharded*    sharded     sharded    ``reshard_after_forward=False``
 FULL_SHARD        3             sharded     sharded     sharded    ``reshard_after_forward=True``
 HYBRID_SHARD      3 in a group  sharded     sharded     sharded    a (replicate, shard) mesh
 ================  ============  ==========  ==========  =========  =============================
 
-(*) sharded between steps, whole from the forward pass to the end of the backward pass.
-The names are those of FSDP1's ``ShardingStrategy``; FSDP2 has no such enum, only the last column.
+(*) sharded between steps, whole from the forward pass to the end of the backward pass. ZERO_1 keeps
+weights and gradients whole from the first micro-batch to the last: ``train_step`` asks for it with
+``set_reshard_after_backward(False)``. With a single micro-batch it is SHARD_GRAD_OP.
+The names are those of FSDP1's ``ShardingStrategy``, which has no ZeRO-1; FSDP2 has no such enum,
+only the last column.
 
 ZeRO: Rajbhandari et al. (2020), arXiv 1910.02054. FSDP: Zhao et al. (2023), arXiv 2304.11277.
 """
@@ -26,7 +30,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
 from common.errors import InputError
 from common.exercises import exercise
@@ -36,6 +45,7 @@ class Strategy(StrEnum):
     """How parameters, gradients and optimizer state are spread over the ranks."""
 
     NO_SHARD = "NO_SHARD"
+    ZERO_1 = "ZERO_1"
     SHARD_GRAD_OP = "SHARD_GRAD_OP"
     FULL_SHARD = "FULL_SHARD"
     HYBRID_SHARD = "HYBRID_SHARD"
@@ -106,6 +116,7 @@ def shard(
     blocks: Sequence[nn.Module] | None = None,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = torch.float32,
+    offload: OffloadPolicy | None = None,
 ) -> nn.Module:
     """Spread ``model`` over all ranks, in place. Build the optimizer only afterwards.
 
@@ -115,7 +126,9 @@ def shard(
     Parameters
     ----------
     model
-        On any device; it is moved to ``device``.
+        On any device; it is moved to ``device``. On the meta device it has shapes and no memory:
+        it is sharded first, then each rank gets uninitialised memory for its own shards, and
+        the caller fills them (``init_weights``). No rank ever holds the whole model.
     strategy
         See the table at the top of this module.
     device
@@ -127,6 +140,9 @@ def shard(
         ``torch.bfloat16`` computes in bf16 over fp32 weights; None computes in the weights' type.
     reduce_dtype
         Type in which gradients are summed over ranks when ``param_dtype`` is given.
+    offload
+        ``cpu_offload.offload_policy(...)`` keeps the shards in CPU memory; None on the device.
+        NO_SHARD has no shards and ignores it.
 
     Returns
     -------
@@ -139,18 +155,29 @@ def shard(
     >>> shard(model, Strategy.FULL_SHARD, device=ranks.device, blocks=list(model.blocks))
     """
     mesh = make_mesh(strategy, device)
-    model.to(device)
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if not on_meta:
+        model.to(device)
     inner = precision(param_dtype, reduce_dtype, root=False)
     outer = precision(param_dtype, reduce_dtype, root=True)
     if strategy is Strategy.NO_SHARD:
         for block in blocks or ():
             replicate(block, mesh=mesh, mp_policy=inner)
         replicate(model, mesh=mesh, mp_policy=outer)
-        return model
-    reshard = strategy is not Strategy.SHARD_GRAD_OP
-    for block in blocks or ():
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=inner)
-    # The root is the last to compute forwards and the first backwards: freeing it between the
-    # two would gather it again at once. None, the default, knows that.
-    fully_shard(model, mesh=mesh, mp_policy=outer)
+    else:
+        keep = OffloadPolicy() if offload is None else offload
+        reshard = strategy not in (Strategy.ZERO_1, Strategy.SHARD_GRAD_OP)
+        for block in blocks or ():
+            fully_shard(
+                block,
+                mesh=mesh,
+                reshard_after_forward=reshard,
+                mp_policy=inner,
+                offload_policy=keep,
+            )
+        # The root is the last to compute forwards and the first backwards: freeing it between the
+        # two would gather it again at once. None, the default, knows that.
+        fully_shard(model, mesh=mesh, mp_policy=outer, offload_policy=keep)
+    if on_meta:
+        model.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else device)
     return model

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from common.errors import InputError, RunError
 from common.exercises import exercise
 from labs.lab1_fsdp_advanced import checkpoint
+from labs.lab1_fsdp_advanced.precision import scaled_step
 
 Batch = TypeVar("Batch")
 Batches = Callable[[int, int, int], Sequence[Batch]]
@@ -27,10 +29,14 @@ LossFn = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did: loss before it, and the gradient's norm before clipping."""
+    """What one step did: loss before it, and the gradient's norm before clipping.
+
+    ``skipped``: a gradient scaler left the step out because the scaled gradient overflowed.
+    """
 
     loss: float
     grad_norm: float
+    skipped: bool = False
 
 
 @dataclass
@@ -68,6 +74,8 @@ def train_step(
     *,
     max_norm: float | None,
     scheduler: LRScheduler | None = None,
+    scaler: GradScaler | None = None,
+    reshard_between: bool = True,
 ) -> StepResult:
     """Accumulate gradients over the micro-batches, clip, step, and clear the gradients.
 
@@ -90,7 +98,12 @@ def train_step(
     max_norm
         Largest L2 norm of the whole gradient; None leaves it as it is.
     scheduler
-        Stepped once, after the optimizer.
+        Stepped once, after the optimizer; not when the step is left out.
+    scaler
+        For fp16: scale the loss by it, and let ``precision.scaled_step`` clip and step.
+    reshard_between
+        False keeps the weights whole from the first micro-batch to the last
+        (``model.set_reshard_after_backward``): ZeRO-1, which gathers once a step.
 
     Returns
     -------
@@ -103,27 +116,35 @@ def train_step(
     InputError
         Without micro-batches.
     RunError
-        When the gradient is not finite, before it reaches the weights.
+        When the gradient is not finite, before it reaches the weights; a scaler deals with
+        that by itself.
     """
     if not micro_batches:
         raise InputError("micro_batches is empty: a step needs at least one")
     count = len(micro_batches)
-    total = torch.zeros((), device=next(model.parameters()).device)
+    losses = []
     for number, batch in enumerate(micro_batches, start=1):
-        model.set_requires_gradient_sync(number == count)  # type: ignore[operator]
+        last = number == count
+        model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        if not reshard_between:
+            model.set_reshard_after_backward(last)  # type: ignore[operator]
         loss = loss_fn(model, batch) / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach().float()
+        losses.append(loss.detach().float())
+        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
     limit = math.inf if max_norm is None else max_norm
-    # A DTensor's norm is one of shards until it is reduced; full_tensor() reduces it.
-    norm = float(full(nn.utils.clip_grad_norm_(model.parameters(), limit)))
-    if not math.isfinite(norm):
-        raise RunError(f"the gradient's norm is {norm}; lower the learning rate or max_norm")
-    optimizer.step()
+    skipped = False
+    if scaler is None:
+        # A DTensor's norm is one of shards until it is reduced; full_tensor() reduces it.
+        norm = float(full(nn.utils.clip_grad_norm_(model.parameters(), limit)))
+        if not math.isfinite(norm):
+            raise RunError(f"the gradient's norm is {norm}; lower the learning rate or max_norm")
+        optimizer.step()
+    else:
+        norm, skipped = scaled_step(optimizer, model.parameters(), scaler, limit)
     optimizer.zero_grad()
-    if scheduler is not None:
+    if scheduler is not None and not skipped:
         scheduler.step()
-    return StepResult(float(mean_over_ranks(total)), norm)
+    return StepResult(float(mean_over_ranks(torch.stack(losses).sum())), norm, skipped)
 
 
 def fit(
@@ -135,6 +156,8 @@ def fit(
     steps: int,
     max_norm: float | None = 1.0,
     scheduler: LRScheduler | None = None,
+    scaler: GradScaler | None = None,
+    reshard_between: bool = True,
     seed: int = 0,
     directory: Path | None = None,
     save_every: int = 0,
@@ -153,7 +176,7 @@ def fit(
         ``batches(step, rank, world)`` -> micro-batches of this rank for step 0, 1, ... It must
         depend on its arguments only. Take the global batch from the step, and this rank's share
         of it from rank and world, and the run can go on with another number of ranks.
-    loss_fn
+    loss_fn, scaler, reshard_between
         See :func:`train_step`.
     steps
         Number of the last step; a checkpoint at step k leaves ``steps - k`` to do.
@@ -175,8 +198,9 @@ def fit(
         raise InputError(f"save_every = {save_every} needs a directory to save in")
     rank, world = dist.get_rank(), dist.get_world_size()
     loaded = None if directory is None else checkpoint.load(directory, model, optimizer)
-    if loaded is not None and scheduler is not None:
-        scheduler.load_state_dict(loaded.extra["scheduler"])
+    for name, part in (("scheduler", scheduler), ("scaler", scaler)):
+        if loaded is not None and part is not None:
+            part.load_state_dict(loaded.extra[name])
     fitted = Fitted(0 if loaded is None else loaded.step)
     model.train()
     for step in range(fitted.first_step, steps):
@@ -188,13 +212,16 @@ def fit(
             loss_fn,
             max_norm=max_norm,
             scheduler=scheduler,
+            scaler=scaler,
+            reshard_between=reshard_between,
         )
         fitted.history.append(result)
         done = step + 1
         if save_every and directory is not None and (done % save_every == 0 or done == steps):
             kept = dict(extra or {})
-            if scheduler is not None:
-                kept["scheduler"] = scheduler.state_dict()
+            for name, part in (("scheduler", scheduler), ("scaler", scaler)):
+                if part is not None:
+                    kept[name] = part.state_dict()
             checkpoint.save(directory, model, optimizer, done, kept)
         if on_step is not None:
             on_step(done, result)

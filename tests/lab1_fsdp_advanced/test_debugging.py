@@ -335,6 +335,14 @@ def test_a_job_with_a_fault_ends_and_says_which(case, expected, tmp_path):
     assert not [pid for pid, line in running() if str(tmp_path) in line]
 
 
+@pytest.mark.slow
+@pytest.mark.multigpu
+def test_a_hang_of_nccl_is_found_by_the_same_code(tmp_path):
+    told = run(Case.STARVED, tmp_path, device="cuda", timeout_s=10)
+    assert "a rank is behind, at collective 5" in told
+    assert "rank 1 has not called it" in told
+
+
 def running():
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -381,6 +389,7 @@ def test_a_rank_leaves_a_record_however_it_ends(what, status, reason, tmp_path):
     env = {name: value for name, value in os.environ.items() if name != "RANK"}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as rank:
         try:
+            assert rank.stdout is not None
             assert rank.stdout.readline() == "watched\n"
             if what == "stopped":
                 rank.terminate()

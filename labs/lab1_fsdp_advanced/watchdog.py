@@ -144,11 +144,14 @@ class Watchdog:
 
     def _end(self, reason: str, status: int) -> NoReturn:
         faulthandler.cancel_dump_traceback_later()
-        main_thread = sys._current_frames()[threading.main_thread().ident or 0]
-        self._record(reason, frames_of(traceback.walk_stack(main_thread)))
-        if status == 1:
-            self._wait_for_others()
-        self._close_stacks()
+        try:
+            main_thread = sys._current_frames()[threading.main_thread().ident or 0]
+            self._record(reason, frames_of(traceback.walk_stack(main_thread)))
+            if status == 1:
+                self._wait_for_others()
+            self._close_stacks()
+        except Exception:  # the folder is gone, or the disk full: end all the same
+            traceback.print_exc()
         # torch marks a rank's own errors so, and common.launch looks for the mark.
         os.write(2, f"[rank{self.rank}]: {reason}; records in {self.folder}\n".encode())
         os._exit(status)

@@ -352,7 +352,7 @@ def running():
 
 
 LONELY = """
-import os, re, sys, time
+import os, re, shutil, sys, time
 from pathlib import Path
 from labs.lab1_fsdp_advanced.distributed import process_group
 from labs.lab1_fsdp_advanced.watchdog import Watchdog
@@ -367,6 +367,9 @@ with process_group("cpu"), Watchdog(Path(sys.argv[2]), 0, 1, timeout_s=2, grace_
         for _ in range(600):
             watchdog.beat()
             time.sleep(0.1)
+    elif sys.argv[1] == "homeless":
+        shutil.rmtree(sys.argv[2])
+        time.sleep(60)
     for _ in range(3):
         time.sleep(0.3)
         watchdog.beat()
@@ -381,10 +384,14 @@ os._exit(0)
         ("raises", 1, "ValueError: a bad batch"),
         ("stopped", 143, "stopped by SIGTERM"),
         ("stuck", 1, None),
+        ("homeless", 1, None),
     ],
 )
 def test_a_rank_leaves_a_record_however_it_ends(what, status, reason, tmp_path):
-    """By an exception, by torchrun's SIGTERM, or stuck in code that lets no other thread run."""
+    """By an exception, by torchrun's SIGTERM, or stuck in code that lets no other thread run.
+
+    Where it can leave none, its folder being gone, it ends all the same.
+    """
     command = [sys.executable, "-c", LONELY, what, str(tmp_path)]
     env = {name: value for name, value in os.environ.items() if name != "RANK"}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as rank:

@@ -231,7 +231,7 @@ def measure(ranks, folder):
 
     def job(kind):
         layers = [nn.Linear(256, 256) for _ in range(6)]
-        model = nn.Sequential(*layers)
+        model: nn.Module = nn.Sequential(*layers)
         if kind == "FSDP":
             for layer in layers:
                 fully_shard(layer)

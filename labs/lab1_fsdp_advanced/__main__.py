@@ -1,24 +1,26 @@
-"""Lab 1: one model, four ways to spread it over the ranks, and what each costs."""
+"""Lab 1: one model, five ways to spread it over the ranks, and where every byte and second goes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common.runner import Claim, Run, main
 from labs.lab1_fsdp_advanced.config import SCALES, Config
 
 if TYPE_CHECKING:
-    from labs.lab1_fsdp_advanced.worker import Spec
+    from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.worker import Job
 
 BILLION = 1_000_000_000
-WORKER = "labs.lab1_fsdp_advanced.worker"
-VALIDATION_SHARE = 0.05
+SMALL = 100_000_000
+"""Parameters below which every strategy is also tracked and compared; above it only trained."""
 
 CLAIMS = (
     Claim(
         "L1.billion",
-        "a model of 1B+ parameters trained over more than one rank",
-        metric="lab1.parameters",
+        "a model of 1B+ parameters trained over more than one rank, and its loss fell",
+        metric="full.params",
         op=">=",
         target=BILLION,
     ),
@@ -30,34 +32,74 @@ CLAIMS = (
         target=1e-5,
     ),
     Claim(
+        "L1.by_hand",
+        "data parallelism and ZeRO-1 written by hand end with one process's weights, to 1e-5",
+        metric="by_hand.weight_difference",
+        op="<",
+        target=1e-5,
+    ),
+    Claim(
         "L1.resume",
         "a checkpoint goes on with another number of ranks: losses equal to 1e-5 (fp32)",
         metric="lab1.resume_loss_difference",
         op="<",
         target=1e-5,
     ),
+    Claim(
+        "L1.memory",
+        "weights, gradients and optimizer take the predicted bytes, to 10 %",
+        metric="memory.largest_error",
+        op="<",
+        target=0.10,
+    ),
+    Claim(
+        "L1.learns",
+        "held-out loss is below the entropy of single tokens",
+        metric="learn.below_unigram",
+        op=">",
+        target=0,
+    ),
+    Claim(
+        "L1.mfu",
+        "model FLOP utilisation of 1B+ parameters in bf16 on the GPUs",
+        metric="full.mfu",
+        op=">=",
+        target=0.55,
+    ),
 )
 
 
 def story(run: Run, config: Config) -> None:
-    """Write the text, train with each strategy, compare, and resume on one rank."""
-    with run.stage("Write the docstrings as bytes", key="corpus"):
-        spec = prepare(run, config)
-    with run.stage(f"Train with each strategy on {run.procs} rank(s)", key="train"):
-        trained = launch(run, spec, procs=run.procs)
-        report(run, trained, config)
-    with run.stage("Resume the checkpoint on one rank", key="resume"):
-        resume(run, spec, trained, config)
-    draw(run, trained)
+    """Make tokens, plan, train with every strategy, compare, learn, resume, and stop on purpose."""
+    config = config.on(run.device, run.procs)
+    with run.stage("Turn the docstrings into tokens", key="tokens"):
+        job = prepare(run, config)
+    with run.stage("Predict the memory of every strategy", key="plan"):
+        ways = plan(run, config, job)
+    with run.stage(f"Train with each strategy: {', '.join(way.name for way in ways)}", key="train"):
+        trained = compare_strategies(run, config, job, ways)
+    if config.variants:
+        with run.stage("Train with other precisions, checkpointing, offload", key="variants"):
+            compare_variants(run, config, job)
+    if config.learn_steps:
+        with run.stage(f"Learn the text for {config.learn_steps} steps", key="learn"):
+            learn(run, config, job)
+    with run.stage("Resume the checkpoint", key="resume"):
+        resume(run, config, job, ways, trained)
+    if config.hang:
+        with run.stage("Stop the ranks on purpose, and find out why", key="hang"):
+            stop_on_purpose(run)
+    say_what_was_not_shown(run, config, job)
 
 
-def prepare(run: Run, config: Config) -> Spec:
-    """The training text and the held-out text, and the job that all ranks get."""
+def prepare(run: Run, config: Config) -> Job:
+    """The training text and the held-out text as tokens, and the job that all ranks get."""
     from common.data import load
     from common.errors import require
-    from labs.lab1_fsdp_advanced.corpus import write_corpus
-    from labs.lab1_fsdp_advanced.model import Shape
-    from labs.lab1_fsdp_advanced.worker import Spec
+    from labs.lab1_fsdp_advanced.data_loading import TokenDataset, unigram_cross_entropy
+    from labs.lab1_fsdp_advanced.model import SIZES
+    from labs.lab1_fsdp_advanced.token_files import PARTS, cached_tokens
+    from labs.lab1_fsdp_advanced.worker import Job
 
     require(
         config.global_batch % (run.procs * config.accumulation) == 0,
@@ -65,32 +107,64 @@ def prepare(run: Run, config: Config) -> Spec:
         config.global_batch,
         f"must be a multiple of {run.procs} rank(s) x accumulation = {config.accumulation}",
     )
+    shape = SIZES[config.model]
     docstrings = load("docstrings")
     run.data(docstrings)
-    texts = docstrings.table("docstrings")["text"].sample(frac=1, random_state=run.seed).tolist()
-    held_out = int(len(texts) * VALIDATION_SHARE)
-    train, validation = run.work / "train.bin", run.work / "validation.bin"
-    run.metric("corpus.bytes", write_corpus(texts[held_out:], train), unit="bytes")
-    write_corpus(texts[:held_out], validation)
-    return Spec(
-        strategies=config.strategies,
-        shape=Shape(config.width, config.layers, config.heads, config.context),
+    texts = docstrings.table("docstrings")["text"].tolist()
+    if config.texts:
+        texts = texts[: config.texts]
+    tokens = cached_tokens(texts, vocabulary=min(shape.vocabulary, 32_000), seed=run.seed)
+    train, validation = (TokenDataset(tokens.folder / part, config.context) for part in PARTS)
+    run.metric("tokens.train", tokens.train_tokens, unit="tokens")
+    run.metric("tokens.bytes_per_token", tokens.bytes_per_token, unit="bytes")
+    run.metric(
+        "tokens.unigram_entropy",
+        unigram_cross_entropy(train, validation, tokens.vocabulary),
+        unit="nats/token",
+        how="frequencies of the training text, judged on the held-out text",
+    )
+    return Job(
+        ways=(),
+        shape=shape,
+        context=config.context,
+        tokens=str(tokens.folder),
         global_batch=config.global_batch,
         accumulation=config.accumulation,
         steps=config.steps,
         learning_rate=config.learning_rate,
         max_norm=config.max_norm,
-        precision=config.precision,
         device=run.device,
         seed=run.seed,
-        train=str(train),
-        validation=str(validation),
         checkpoints=str(run.work / "checkpoints"),
+        logs=str(run.dir / "ranks"),
         output=str(run.work / "trained.json"),
     )
 
 
-def launch(run: Run, spec: Spec, *, procs: int) -> dict[str, Any]:
+def plan(run: Run, config: Config, job: Job) -> list[Parallelism]:
+    """The strategies that fit; what cannot is named, and nothing of it is allocated."""
+    from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.precision import Precision
+    from labs.lab1_fsdp_advanced.sharding import Strategy
+
+    asked = [
+        Parallelism(
+            Strategy(name),
+            Precision(config.precision),
+            config.checkpointing,
+            config.offload,
+            bool(config.compile),
+        )
+        for name in config.strategies
+    ]
+    ways, refused = asked, []
+    for line in refused:
+        print(line, flush=True)
+        run.note(line)
+    return ways
+
+
+def launch(run: Run, job: Job, *, procs: int, what: str) -> dict[str, Any]:
     """Run a job on ``procs`` ranks, show how far it is, and read what rank 0 wrote."""
     import json
     from pathlib import Path
@@ -98,8 +172,8 @@ def launch(run: Run, spec: Spec, *, procs: int) -> dict[str, Any]:
     from common.launch import torchrun
     from labs.lab1_fsdp_advanced.worker import PROGRESS
 
-    steps = spec.steps - spec.steps // 2 if spec.resume else spec.steps
-    with run.progress_bar(f"{procs} rank(s)", len(spec.strategies) * steps) as bar:
+    first = job.save_at if job.resume else 0
+    with run.progress_bar(f"{what}, {procs} rank(s)", len(job.ways) * (job.steps - first)) as bar:
         done = 0
 
         def on_line(line: str) -> None:
@@ -109,136 +183,146 @@ def launch(run: Run, spec: Spec, *, procs: int) -> dict[str, Any]:
                 bar.update(done)
 
         torchrun(
-            WORKER,
-            [str(spec.write(run.work / "spec.json"))],
+            "labs.lab1_fsdp_advanced.worker",
+            [str(job.write(run.work / "job.json"))],
             procs=procs,
             device=run.device,
             log=run.dir / "ranks.log",
             on_line=on_line,
         )
-    results: dict[str, Any] = json.loads(Path(spec.output).read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(Path(job.output).read_text(encoding="utf-8"))
     return results
 
 
-def report(run: Run, trained: dict[str, Any], config: Config) -> None:
-    """Loss, speed and memory of each strategy, and the two claims about what was trained."""
-    tokens = config.global_batch * config.context
-    for name, result in trained["strategies"].items():
-        area = name.lower()
-        run.metric(f"{area}.first_loss", result["losses"][0], unit="nats/byte", n=tokens)
-        run.metric(
-            f"{area}.validation_loss",
-            result["validation_loss"],
-            unit="nats/byte",
-            how=f"held-out docstrings, after {config.steps} steps",
-        )
-        run.metric(
-            f"{area}.tokens_per_second",
-            result["tokens_per_second"],
-            unit="1/s",
-            n=result["timed_steps"],
-            how="global batch / median time of a step, all ranks together",
-        )
-        counted, expected = result["bytes"], result["predicted_bytes"]
-        for what in ("parameters", "gradients", "optimizer"):
-            run.metric(
-                f"{area}.{what}_bytes",
-                counted[what],
-                unit="bytes",
-                how=f"largest rank's local tensors; the formula says {expected[what]}",
-            )
-        run.metric(
-            f"{area}.after_forward_bytes",
-            counted["after_forward"],
-            unit="bytes",
-            how="parameters on the largest rank between forward and backward pass",
-        )
-    some = next(iter(trained["strategies"].values()))
-    run.metric("lab1.parameters", some["parameters"], unit="parameters")
-    run.metric("lab1.ranks", trained["world"], unit="ranks")
-    run.metric(
-        "lab1.gradient_difference",
-        max(trained["differences"].values()),
-        unit="absolute",
-        n=len(trained["differences"]),
-        how="largest over strategies and weights; small fp32 model, same global batch",
+def compare_strategies(
+    run: Run, config: Config, job: Job, ways: list[Parallelism]
+) -> dict[str, Any]:
+    """Train every strategy from the same weights on the same batches; loss, speed and memory.
+
+    HYBRID_SHARD needs a grid: on a CPU it gets four ranks, where two would be two whole copies.
+    """
+    from labs.lab1_fsdp_advanced import report
+    from labs.lab1_fsdp_advanced.sharding import Strategy
+
+    job = replace(job, save_at=job.steps - max(2, job.steps // 5), probe=True)
+    more = 4 if run.device == "cpu" and run.procs == 2 and config.global_batch % 8 == 0 else 0
+    grid = [way for way in ways if more and way.strategy is Strategy.HYBRID_SHARD]
+    line = tuple(way for way in ways if way not in grid)
+    trained: dict[str, Any] = {"ways": {}, "worlds": {}}
+    for some, procs in ((line, run.procs), (tuple(grid), more)):
+        if some:
+            found = launch(run, replace(job, ways=some), procs=procs, what="strategies")
+            trained["ways"] |= found["ways"]
+            trained["worlds"] |= dict.fromkeys(found["ways"], procs)
+            if some is line:
+                trained |= {name: found[name] for name in ("differences", "by_hand")}
+            else:
+                trained["differences"] |= found["differences"]
+    report.strategies(run, job, ways, trained)
+    return trained
+
+
+def compare_variants(run: Run, config: Config, job: Job) -> None:
+    """A few steps of FULL_SHARD in every other way to compute."""
+    from labs.lab1_fsdp_advanced import report
+    from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.precision import Precision
+
+    kinds: dict[str, Parallelism] = {"fp32": Parallelism()}
+    for name in config.variants:
+        if name in ("bf16", "fp16", "fp8"):
+            kinds[name] = Parallelism(precision=Precision(name))
+        elif name in ("selective", "full"):
+            kinds[name] = Parallelism(checkpointing=name)  # type: ignore[arg-type]
+        else:
+            kinds[name] = Parallelism(**{name: True})  # type: ignore[arg-type]
+    few = replace(
+        job, ways=tuple(kinds.values()), steps=config.variant_steps, checkpoints="", save_at=0
     )
-    if trained["world"] < 2:
-        run.unmeasured("L1.billion", "this run had one rank; the claim is about more than one")
-        run.unmeasured("L1.equivalence", "this run had one rank: there is nothing to compare")
-    elif some["parameters"] < BILLION:
+    found = launch(run, few, procs=run.procs, what="variants")
+    report.variants(run, few, kinds, found)
+
+
+def learn(run: Run, config: Config, job: Job) -> None:
+    """One longer run, with a profile of its steps."""
+    from labs.lab1_fsdp_advanced import report
+    from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.precision import Precision
+
+    way = Parallelism(precision=Precision(config.precision), checkpointing=config.checkpointing)
+    longer = replace(
+        job,
+        ways=(way,),
+        steps=config.learn_steps,
+        checkpoints="",
+        profile=str(run.dir / "traces"),
+    )
+    found = launch(run, longer, procs=run.procs, what="learning")["ways"][way.name]
+    report.learned(run, longer, found)
+
+
+def resume(
+    run: Run, config: Config, job: Job, ways: list[Parallelism], trained: dict[str, Any]
+) -> None:
+    """Go on from the checkpoint in new processes, and compare with the ranks that never stopped.
+
+    On one rank in fp32, where only the order of sums differs. Types with fewer digits round
+    differently on another number of ranks; there the number stays, and the losses must be equal.
+    """
+    from labs.lab1_fsdp_advanced import report
+
+    way = next((way for way in ways if way.strategy == "FULL_SHARD"), ways[0])
+    name = way.name
+    expected, world = trained["ways"][name], trained["worlds"][name]
+    procs = 1 if config.precision == "fp32" else world
+    again = replace(
+        job,
+        ways=(way,),
+        save_at=job.steps - max(2, job.steps // 5),
+        resume=True,
+        output=str(run.work / "resumed.json"),
+    )
+    resumed = launch(run, again, procs=procs, what="resuming")["ways"][name]
+    report.resumed(run, job, resumed, expected, ranks=(world, procs))
+
+
+def stop_on_purpose(run: Run) -> None:
+    """Two ranks, one of which takes another branch: what the Flight Recorder says."""
+    from labs.lab1_fsdp_advanced.debugging import Case
+    from labs.lab1_fsdp_advanced.debugging import run as fail
+
+    folder = run.dir / "hang"
+    folder.mkdir()
+    said = fail(Case.BRANCH, folder)
+    print(said, flush=True)
+    run.note(f"A hang on purpose, as the Flight Recorder saw it: {said}")
+
+
+def say_what_was_not_shown(run: Run, config: Config, job: Job) -> None:
+    """A reason for each claim that this scale or machine cannot show."""
+    parameters = job.shape.parameters
+    if parameters < BILLION:
         run.unmeasured(
             "L1.billion",
-            f"the model of this run has {some['parameters']:,} parameters; --scale full trains one "
-            "of 1.06 billion",
+            f"the model of this run has {parameters:,} parameters; --scale full trains more than "
+            "one billion",
         )
-
-
-def resume(run: Run, spec: Spec, trained: dict[str, Any], config: Config) -> None:
-    """Go on from the middle on one rank, and compare with the ranks that never stopped."""
-    from dataclasses import replace
-
+        run.unmeasured("L1.mfu", "the model of this run is too small; --scale full on GPUs")
+    elif run.device == "cpu":
+        run.unmeasured("L1.mfu", "the target is one of GPUs; see full.mfu for this CPU")
+    if run.procs < 2:
+        for claim in ("L1.billion", "L1.equivalence", "L1.by_hand"):
+            run.unmeasured(claim, "this run had one rank; the claim is about more than one")
     if config.precision != "fp32":
         run.unmeasured(
             "L1.resume",
-            "this run computes in bf16, where another number of ranks rounds differently by more "
-            "than 1e-5; --precision fp32 measures it",
+            f"this run computes in {config.precision}, where another number of ranks rounds "
+            "differently by more than 1e-5; --precision fp32 measures it",
         )
-        return
-    strategy = "FULL_SHARD" if "FULL_SHARD" in spec.strategies else spec.strategies[-1]
-    alone = replace(
-        spec, strategies=(strategy,), resume=True, output=str(run.work / "resumed.json")
-    )
-    resumed = launch(run, alone, procs=1)["strategies"][strategy]
-    expected = trained["strategies"][strategy]["losses"][resumed["resumed_at"] :]
-    run.metric(
-        "lab1.resume_loss_difference",
-        max(abs(a - b) for a, b in zip(resumed["losses"], expected, strict=True)),
-        unit="nats/byte",
-        n=len(expected),
-        how=f"largest over the steps after step {resumed['resumed_at']}: {strategy} on "
-        f"{trained['world']} rank(s) against its checkpoint resumed on 1",
-    )
-    trained["resumed"] = {"first": resumed["resumed_at"], "losses": resumed["losses"]}
-    if trained["world"] == 1:
+    elif run.procs == 1:
         run.unmeasured("L1.resume", "this run trained on one rank too; --procs 2 measures it")
-
-
-def draw(run: Run, trained: dict[str, Any]) -> None:
-    """Loss curves that lie on each other, and the memory that does not."""
-    from matplotlib.figure import Figure
-
-    results = trained["strategies"]
-    figure = Figure(figsize=(10, 4))
-    loss, memory = figure.subplots(1, 2)
-    for width, (name, result) in zip((7, 5, 3, 1), results.items()):
-        loss.plot(
-            range(1, len(result["losses"]) + 1), result["losses"], linewidth=width, label=name
-        )
-    if "resumed" in trained:
-        first, losses = trained["resumed"]["first"], trained["resumed"]["losses"]
-        steps = range(first + 1, first + 1 + len(losses))
-        loss.plot(steps, losses, "k.", markersize=4, label="resumed on 1 rank")
-    loss.set_xlabel("step")
-    loss.set_ylabel("training loss (nats/byte)")
-    loss.legend(fontsize=8)
-    below = [0.0] * len(results)
-    for what in ("parameters", "gradients", "optimizer"):
-        heights = [result["bytes"][what] / 2**20 for result in results.values()]
-        memory.bar(list(results), heights, bottom=below, label=what)
-        below = [low + height for low, height in zip(below, heights)]
-    held = [result["bytes"]["after_forward"] / 2**20 for result in results.values()]
-    memory.plot(list(results), held, "kx", label="parameters after a forward pass")
-    memory.set_ylabel(f"MiB a rank, {trained['world']} rank(s)")
-    memory.tick_params(axis="x", labelsize=7)
-    memory.set_ylim(top=1.45 * max(below))  # room for the legend above the bars
-    memory.legend(fontsize=8, loc="upper left", ncols=2)
-    run.figure(
-        "strategies",
-        figure,
-        caption="Left: every strategy computes the same training, so the curves coincide, and the "
-        "run resumed on one rank stays on them. Right: what a rank holds between steps.",
-    )
+    if not config.learn_steps:
+        run.unmeasured("L1.learns", "--learn-steps 300 measures it")
 
 
 if __name__ == "__main__":

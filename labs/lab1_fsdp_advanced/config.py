@@ -2,80 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import require
 
-StrategyName = Literal["NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"]
+StrategyName = Literal["NO_SHARD", "ZERO_1", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"]
+PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
+CheckpointingName = Literal["none", "selective", "full"]
+SizeName = Literal["auto", "0.2M", "4M", "10M", "50M", "125M", "350M", "1B", "1.3B", "3B", "8B"]
+VariantName = Literal["bf16", "fp16", "fp8", "selective", "full", "offload", "compile"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """A byte-level language model, trained with each sharding strategy over all ranks."""
+    """A language model of docstrings, trained with each sharding strategy over all ranks."""
 
+    model: SizeName = "4M"
+    """Size; auto: 1B on CPU, 1.3B on GPUs."""
     strategies: tuple[StrategyName, ...] = (
         "NO_SHARD",
+        "ZERO_1",
         "SHARD_GRAD_OP",
         "FULL_SHARD",
         "HYBRID_SHARD",
     )
-    """Sharding strategies to compare."""
-    width: int = 192
-    """Width of the transformer; a multiple of heads."""
-    layers: int = 4
-    """Transformer blocks; each is one communication group."""
-    heads: int = 4
-    """Attention heads."""
+    """Sharding strategies to compare; those that cannot fit in memory are left out, and named."""
+    precision: PrecisionName = "fp32"
+    """Type of the matrix products; the weights are fp32 in all of them."""
+    checkpointing: CheckpointingName = "none"
+    """Activations that are computed again in the backward pass."""
+    offload: bool = False
+    """Keep shards and optimizer in the memory of the host."""
+    compile: bool | None = None
+    """torch.compile each block; None: on GPUs at full scale."""
+    variants: tuple[VariantName, ...] = ("bf16", "fp16", "fp8", "selective", "full", "offload")
+    """Ways to compute to compare under FULL_SHARD, a few steps each."""
     context: int = 128
-    """Bytes that the model reads at once."""
+    """Tokens that a window predicts; 0: 256 on CPU, 2048 on GPUs."""
     global_batch: int = 16
-    """Windows a step over all ranks and micro-batches."""
+    """Windows a step over all ranks and micro-batches; 0: 16 on CPU, 32 a GPU."""
     accumulation: int = 2
     """Micro-batches a rank computes before the ranks exchange gradients."""
     steps: int = 40
-    """Optimizer steps a strategy."""
+    """Optimizer steps a strategy; 0: 10 on CPU, 40 on GPUs."""
+    learn_steps: int = 300
+    """Steps of the run that learns the text; 0 leaves it out."""
+    variant_steps: int = 8
+    """Steps of each variant."""
+    texts: int = 0
+    """Docstrings to train on; 0: all."""
+    hang: bool = True
+    """Also stop two ranks on purpose and diagnose it."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
     max_norm: float = 1.0
     """Largest L2 norm of the whole gradient."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in bfloat16 over fp32 weights and sums gradients in fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "context", "global_batch", "accumulation"):
+        for name in ("accumulation", "variant_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(
-            self.width % self.heads == 0,
-            "width",
-            self.width,
-            f"must be a multiple of heads = {self.heads}",
-        )
+        for name, least in (("context", 1), ("global_batch", 1), ("steps", 4)):
+            value = getattr(self, name)
+            require(value == 0 or value >= least, name, value, f"must be at least {least}")
         require(
             self.global_batch % self.accumulation == 0,
             "global_batch",
             self.global_batch,
             f"must be a multiple of accumulation = {self.accumulation}",
         )
-        require(self.steps >= 4, "steps", self.steps, "must be at least 4")
+        require(self.texts >= 0, "texts", self.texts, "must be >= 0", "0 takes all")
+        require(self.learn_steps >= 0, "learn_steps", self.learn_steps, "must be >= 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be > 0")
         require(self.max_norm > 0, "max_norm", self.max_norm, "must be > 0", "try 1.0")
         require(len(self.strategies) >= 1, "strategies", self.strategies, "must name at least one")
 
+    def on(self, device: str, procs: int) -> Config:
+        """With every option that was left to the machine filled in."""
+        gpu = device == "cuda"
+        return replace(
+            self,
+            model=self.model if self.model != "auto" else ("1.3B" if gpu else "1B"),
+            compile=self.compile if self.compile is not None else gpu,
+            context=self.context or (2048 if gpu else 256),
+            global_batch=self.global_batch or (32 * procs if gpu else 16),
+            steps=self.steps or (40 if gpu else 10),
+        )
+
 
 SCALES = {
-    "smoke": Config(width=64, layers=2, context=64, global_batch=8, steps=10),
-    "standard": Config(),
+    "smoke": Config(
+        model="0.2M",
+        context=64,
+        global_batch=8,
+        steps=8,
+        learn_steps=0,
+        variants=("bf16", "fp16", "full"),
+        variant_steps=3,
+        compile=False,
+        texts=6000,
+        hang=False,
+    ),
+    "standard": Config(compile=False),
     "full": Config(
+        model="auto",
         strategies=("FULL_SHARD",),
-        width=2048,
-        layers=21,
-        heads=16,
-        context=2048,
-        global_batch=64,
-        accumulation=2,
-        steps=60,
-        learning_rate=3e-4,
         precision="bf16",
+        checkpointing="full",
+        variants=(),
+        context=0,
+        global_batch=0,
+        steps=0,
+        learn_steps=0,
+        hang=False,
+        learning_rate=3e-4,
     ),
 }

@@ -95,6 +95,8 @@ class Shape:
 
 
 SIZES = {
+    "0.2M": Shape(64, 2, 4, 64, 1024, kv_heads=2),
+    "4M": Shape(192, 6, 6, 128, 4096, kv_heads=2),
     "10M": Shape(256, 8, 4, 256, 8192, kv_heads=2),
     "50M": Shape(512, 12, 8, 512, 16384, kv_heads=4),
     "125M": Shape(768, 12, 12, 1024, 32000, kv_heads=4),

@@ -1,6 +1,6 @@
-"""What each rank of the lab does; torchrun starts it with a JSON file (:class:`Spec`).
+"""What each rank of the lab does; torchrun starts it with a JSON file (:class:`Job`).
 
-``python -m torch.distributed.run ... -m labs.lab1_fsdp_advanced.worker spec.json``
+``python -m torch.distributed.run ... -m labs.lab1_fsdp_advanced.worker job.json``
 """
 
 from __future__ import annotations
@@ -10,95 +10,263 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.optim import AdamW
 
-from labs.lab1_fsdp_advanced.corpus import ByteWindows
+from labs.lab1_fsdp_advanced.by_hand import compare
+from labs.lab1_fsdp_advanced.data_loading import TokenBatches, TokenDataset
 from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
-from labs.lab1_fsdp_advanced.memory import held, parameter_bytes, predicted
+from labs.lab1_fsdp_advanced.memory import held, measured_peak, parameter_bytes, resident_peak
 from labs.lab1_fsdp_advanced.model import Decoder, Shape, next_token_loss
-from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit, full, mean_over_ranks
+from labs.lab1_fsdp_advanced.parallelize import Parallelism, parallelize
+from labs.lab1_fsdp_advanced.precision import make_scaler
+from labs.lab1_fsdp_advanced.profiling import marked, profile_steps
+from labs.lab1_fsdp_advanced.rank_log import rank_log
+from labs.lab1_fsdp_advanced.stragglers import find_stragglers
+from labs.lab1_fsdp_advanced.throughput import peak_of, synchronise
+from labs.lab1_fsdp_advanced.training import (
+    StepResult,
+    cosine_schedule,
+    fit,
+    full,
+    mean_over_ranks,
+    train_step,
+)
+from labs.lab1_fsdp_advanced.watchdog import Watchdog
 
 PROGRESS = "progress"
-PROBE = Shape(width=32, layers=2, heads=2, context=16)
+PROBE = Shape(width=32, layers=2, heads=2, context=16, vocabulary=256, kv_heads=1)
+PROBE_STEPS = 3
 VALIDATION_BATCHES = 4
+PROFILED_STEPS = 3
+WATCH_S = 600.0
+LARGE = 100_000_000
+"""Parameters from which a CPU's memory is read from its pages, not recorded by the profiler."""
 
 
 @dataclass(frozen=True)
-class Spec:
-    """One job for all ranks. ``resume`` goes on from the checkpoint of an earlier job."""
+class Job:
+    """One job for all ranks.
 
-    strategies: tuple[str, ...]
+    Attributes
+    ----------
+    ways
+        Trained one after the other, from the same weights on the same batches.
+    tokens
+        Folder of the prepared text.
+    save_at
+        Step after which a checkpoint is saved, read again and trained on from; 0: none.
+    resume
+        Begin with the newest checkpoint that an earlier job left in ``checkpoints``.
+    probe
+        Compare gradients with one process, and the methods written by hand with torch's.
+    profile
+        Folder for traces of a few steps more; empty: none.
+    """
+
+    ways: tuple[Parallelism, ...]
     shape: Shape
+    context: int
+    tokens: str
     global_batch: int
     accumulation: int
     steps: int
     learning_rate: float
     max_norm: float
-    precision: str
     device: str
     seed: int
-    train: str
-    validation: str
     checkpoints: str
+    logs: str
     output: str
+    save_at: int = 0
     resume: bool = False
+    probe: bool = False
+    profile: str = ""
 
     def write(self, path: Path) -> Path:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
         return path
 
     @classmethod
-    def read(cls, path: Path) -> Spec:
+    def read(cls, path: Path) -> Job:
         given = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**(given | {"shape": Shape(**given["shape"])}))
+        kinds = {
+            "shape": Shape(**given["shape"]),
+            "ways": tuple(map(Parallelism.from_json, given["ways"])),
+        }
+        return cls(**(given | kinds))
+
+    def batches(self, ranks: Ranks, *, part: str = "train") -> TokenBatches:
+        """Micro-batches of the training text, or one batch of the held-out text."""
+        return TokenBatches(
+            TokenDataset(Path(self.tokens) / part, self.context),
+            self.global_batch,
+            self.accumulation if part == "train" else 1,
+            self.seed,
+            ranks.device,
+        )
 
 
-def build(shape: Shape, strategy: Strategy, ranks: Ranks, seed: int, precision: str) -> nn.Module:
-    """The same untrained model on every rank, sharded."""
-    torch.manual_seed(seed)
-    model = Decoder(shape)
-    return shard(
-        model,
-        strategy,
-        device=ranks.device,
-        blocks=list(model.blocks),
-        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+@dataclass
+class Clock:
+    """When each step ended."""
+
+    device: torch.device
+    ended: list[float] = field(default_factory=list)
+
+    def tick(self) -> None:
+        synchronise(self.device)
+        self.ended.append(time.perf_counter())
+
+    def seconds(self, *, without: int) -> tuple[float, int]:
+        """Median of the steps and their number; the first is left out, and those at ``without``."""
+        gaps = [after - before for before, after in pairwise(self.ended)]
+        # Gap k lies between the ends of steps k + 1 and k + 2. The checkpoint and what it disturbs:
+        disturbed = {without - 2, without - 1, without} if without else set()
+        steady = [gap for at, gap in enumerate(gaps) if at not in disturbed] or gaps
+        return statistics.median(steady), len(steady)
+
+
+def work(job: Job) -> None:
+    """Run the job on this rank; rank 0 writes ``job.output``."""
+    with process_group(job.device, seed=job.seed) as ranks:
+        logs = Path(job.logs)
+        with (
+            rank_log(logs, ranks.rank, ranks.world) as log,
+            Watchdog(logs, ranks.rank, ranks.world, timeout_s=WATCH_S) as watchdog,
+        ):
+            log.info("%d ranks, %s, %s", ranks.world, ranks.device, job.shape)
+            results: dict[str, Any] = {"world": ranks.world, "ways": {}}
+            if job.probe:
+                results |= probe(job, ranks)
+                watchdog.beat()
+            for way in job.ways:
+                log.info("training with %s", way.name)
+                results["ways"][way.name] = train(job, way, ranks, watchdog.beat)
+                gc.collect()  # the model and its hooks refer to each other
+                if ranks.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        if ranks.is_main:
+            Path(job.output).write_text(json.dumps(results), encoding="utf-8")
+
+
+def probe(job: Job, ranks: Ranks) -> dict[str, Any]:
+    """A small fp32 model: gradients of all ranks against one process's, and methods by hand."""
+    batches = TokenBatches(
+        TokenDataset(Path(job.tokens) / "train", PROBE.context),
+        4 * ranks.world,
+        2,
+        job.seed,
+        ranks.device,
     )
 
+    def loss(model: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
+        return next_token_loss(model, window % PROBE.vocabulary)
 
-def gradient_difference(spec: Spec, strategy: Strategy, ranks: Ranks) -> float:
-    """Largest difference between the gradients of all ranks and those of one process alone.
+    def alone() -> Decoder:
+        model = Decoder(PROBE).to(ranks.device)
+        model.init_weights(job.seed)
+        return model
 
-    A small fp32 model, one global batch: the ranks share it, the single process computes all of it.
+    differences = {}
+    for way in job.ways:
+        spread = parallelize(PROBE, Parallelism(way.strategy), ranks, seed=job.seed)
+        differences[str(way.strategy)] = gradient_difference(spread, alone(), batches, loss, ranks)
+    return {
+        "differences": differences,
+        "by_hand": compare(alone, batches, loss, steps=PROBE_STEPS),
+    }
+
+
+def gradient_difference(
+    model: Decoder,
+    alone: Decoder,
+    batches: TokenBatches,
+    loss: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor],
+    ranks: Ranks,
+) -> float:
+    """Largest difference between the gradients of all ranks and those of one process.
+
+    The ranks share one global batch; ``alone`` computes all of it.
     """
-    batches = ByteWindows(
-        Path(spec.train), PROBE.context, 4 * ranks.world, 2, spec.seed, ranks.device
-    )
-    model = build(PROBE, strategy, ranks, spec.seed, "fp32")
     micro_batches = batches(0, ranks.rank, ranks.world)
     for number, batch in enumerate(micro_batches, start=1):
         model.set_requires_gradient_sync(number == len(micro_batches))  # type: ignore[operator]
-        (next_token_loss(model, batch) / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-    torch.manual_seed(spec.seed)
-    alone = Decoder(PROBE).to(ranks.device)
+        (loss(model, batch) / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
     for batch in (whole := batches(0, 0, 1)):
-        (next_token_loss(alone, batch) / len(whole)).backward()  # type: ignore[no-untyped-call]
+        (loss(alone, batch) / len(whole)).backward()  # type: ignore[no-untyped-call]
     gradients = zip(model.parameters(), alone.parameters(), strict=True)
     return max(float((full(mine.grad) - its.grad).abs().max()) for mine, its in gradients)  # type: ignore[arg-type, operator]
 
 
-def validation_loss(spec: Spec, model: nn.Module, ranks: Ranks) -> float:
-    """Mean loss of held-out windows, the same ones for every strategy."""
-    batches = replace(_windows(spec, ranks), path=Path(spec.validation), micro_batches=1)
+def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) -> dict[str, Any]:
+    """Train one way, and report what was measured."""
+    model = parallelize(job.shape, way, ranks, seed=job.seed)
+    optimizer = AdamW(model.parameters(), lr=job.learning_rate, fused=True)
+    scheduler = cosine_schedule(optimizer, job.steps)
+    scaler = make_scaler(way.precision, job.device)
+    first_validation = None if job.resume else validation_loss(job, model, ranks)
+    clock = Clock(ranks.device)
+
+    def on_step(done: int, result: StepResult) -> None:
+        clock.tick()
+        beat()
+        if ranks.is_main:
+            print(f"{PROGRESS} {done} {job.steps} {result.loss:.4f} {way.name}", flush=True)
+
+    def run(steps: int, save_every: int) -> tuple[int, list[StepResult]]:
+        fitted = fit(
+            model,
+            optimizer,
+            job.batches(ranks),
+            next_token_loss,
+            steps=steps,
+            max_norm=job.max_norm,
+            scheduler=scheduler,
+            scaler=scaler,
+            reshard_between=way.reshard_between,
+            seed=job.seed,
+            directory=Path(job.checkpoints) / str(way.strategy) if job.checkpoints else None,
+            save_every=save_every,
+            on_step=on_step,
+        )
+        return fitted.first_step, fitted.history
+
+    history: list[StepResult] = []
+    if job.save_at and not job.resume:
+        history += run(job.save_at, job.save_at)[1]
+    resumed_at, rest = run(job.steps, 0)
+    history += rest
+    seconds, timed = clock.seconds(without=0 if job.resume else job.save_at)
+    peak = peak_of(ranks.device, str(way.precision))
+    result = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "resumed_at": resumed_at,
+        "losses": [each.loss for each in history],
+        "skipped": sum(each.skipped for each in history),
+        "validation": [first_validation, validation_loss(job, model, ranks)],
+        "step_seconds": seconds,
+        "timed_steps": timed,
+        "tokens_per_second": job.global_batch * job.context / seconds,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
+        "bytes": memory(job, way, model, optimizer, ranks),
+    }
+    if job.profile:
+        result["profile"] = profile(job, way, model, optimizer, ranks)
+    return result
+
+
+def validation_loss(job: Job, model: Decoder, ranks: Ranks) -> float:
+    """Mean loss of held-out windows, the same ones for every way and every number of ranks."""
+    batches = job.batches(ranks, part="validation")
     model.eval()
     with torch.no_grad():
         losses = [
@@ -106,102 +274,73 @@ def validation_loss(spec: Spec, model: nn.Module, ranks: Ranks) -> float:
             for step in range(VALIDATION_BATCHES)
             for batch in batches(step, ranks.rank, ranks.world)
         ]
+    model.train()
     return float(mean_over_ranks(torch.stack(losses).mean()))
 
 
-def memory(spec: Spec, model: nn.Module, optimizer: AdamW, ranks: Ranks) -> dict[str, Any]:
-    """Bytes on each rank: between steps, and of parameters between forward and backward."""
-    model.train()
-    loss = next_token_loss(model, _windows(spec, ranks)(0, ranks.rank, ranks.world)[0])
-    after_forward = parameter_bytes(model)
-    loss.backward()  # type: ignore[no-untyped-call]
-    counted = held(model, optimizer)
-    optimizer.zero_grad()
-    every: list[Any] = [None] * ranks.world
-    dist.all_gather_object(every, asdict(counted) | {"after_forward": after_forward})
-    return {name: max(rank[name] for rank in every) for name in every[0]}
+def memory(
+    job: Job, way: Parallelism, model: Decoder, optimizer: AdamW, ranks: Ranks
+) -> dict[str, Any]:
+    """Bytes of the rank that has most: between steps, after a forward pass, and at the peak."""
+    batches = job.batches(ranks)(job.steps, ranks.rank, ranks.world)
+    scaler = make_scaler(way.precision, job.device)
 
-
-def train(spec: Spec, strategy: Strategy, ranks: Ranks) -> dict[str, Any]:
-    """Train with one strategy, half of it from a checkpoint, and report what was measured."""
-    model = build(spec.shape, strategy, ranks, spec.seed, spec.precision)
-    optimizer = AdamW(model.parameters(), lr=spec.learning_rate)
-    scheduler = cosine_schedule(optimizer, spec.steps)
-    ended: list[float] = []
-
-    def on_step(done: int, result: StepResult) -> None:
-        ended.append(time.perf_counter())
-        if ranks.is_main:
-            print(f"{PROGRESS} {strategy} {done} {spec.steps} {result.loss:.4f}", flush=True)
-
-    def run(steps: int, save_every: int) -> tuple[int, list[StepResult]]:
-        fitted = fit(
+    def step() -> None:
+        train_step(
             model,
             optimizer,
-            _windows(spec, ranks),
+            batches,
             next_token_loss,
-            steps=steps,
-            max_norm=spec.max_norm,
-            scheduler=scheduler,
-            seed=spec.seed,
-            directory=Path(spec.checkpoints) / strategy,
-            save_every=save_every,
-            on_step=on_step,
+            max_norm=job.max_norm,
+            scaler=scaler,
+            reshard_between=way.reshard_between,
         )
-        return fitted.first_step, fitted.history
 
-    half = spec.steps // 2
-    history = [] if spec.resume else run(half, half)[1]
-    first = 0 if history else half
-    resumed_at, rest = run(spec.steps, 0)
-    history += rest
-    # Left out: the first step, and those around the checkpoint in the middle.
-    gaps = [after - before for before, after in pairwise(ended)]
-    steady = gaps[1 : half - 2] + gaps[half:] if first == 0 else gaps[1:]
-    seconds = statistics.median(steady or gaps)
-    tokens = spec.global_batch * spec.shape.context
-    expected = predicted(spec.shape.parameters, strategy, ranks.world, ranks.local_world)
+    found: dict[str, int] = {"resident_peak": resident_peak()}
+    if ranks.device.type == "cuda" or job.shape.parameters < LARGE:
+        found["peak"] = measured_peak(step, model, optimizer, ranks.device)
+    loss = next_token_loss(model, batches[0])
+    found["after_forward"] = parameter_bytes(model)
+    loss.backward()  # type: ignore[no-untyped-call]
+    found |= asdict(held(model, optimizer))
+    optimizer.zero_grad()
+    every: list[Any] = [None] * ranks.world
+    dist.all_gather_object(every, found)
+    most = {name: max(rank[name] for rank in every) for name in found}
+    return most | {"resident_peak_of_all": sum(rank["resident_peak"] for rank in every)}
+
+
+def profile(
+    job: Job, way: Parallelism, model: Decoder, optimizer: AdamW, ranks: Ranks
+) -> dict[str, Any]:
+    """Traces of a few steps more, and what they say of communication and of slow ranks."""
+    batches = job.batches(ranks)(job.steps, ranks.rank, ranks.world)
+    mine = profile_steps(
+        lambda: train_step(
+            model,
+            optimizer,
+            batches,
+            marked(next_token_loss),
+            max_norm=job.max_norm,
+            reshard_between=way.reshard_between,
+        ),
+        steps=PROFILED_STEPS,
+        folder=Path(job.profile),
+        ranks=ranks,
+    )
+    every: list[Any] = [None] * ranks.world
+    dist.all_gather_object(every, asdict(mine))
+    slow = find_stragglers({each["rank"]: [each["compute_s"]] for each in every})
     return {
-        "strategy": strategy,
-        "first_step": first,
-        "resumed_at": resumed_at,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "losses": [result.loss for result in history],
-        "grad_norms": [result.grad_norm for result in history],
-        "validation_loss": validation_loss(spec, model, ranks),
-        "step_seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "timed_steps": len(steady or gaps),
-        "bytes": memory(spec, model, optimizer, ranks),
-        "predicted_bytes": asdict(expected),
+        "step_s": mine.step_s,
+        "communication_share": mine.communication_share,
+        "exposed_share": mine.exposed_share,
+        "phases": mine.phases,
+        "compute_s": [each["compute_s"] for each in every],
+        "stragglers": [each.rank for each in slow],
     }
 
 
-def _windows(spec: Spec, ranks: Ranks) -> ByteWindows:
-    return ByteWindows(
-        Path(spec.train),
-        spec.shape.context,
-        spec.global_batch,
-        spec.accumulation,
-        spec.seed,
-        ranks.device,
-    )
-
-
-def work(spec: Spec) -> None:
-    """Run the job on this rank; rank 0 writes ``spec.output``."""
-    with process_group(spec.device, seed=spec.seed) as ranks:
-        results: dict[str, Any] = {"world": ranks.world, "strategies": {}, "differences": {}}
-        for name in spec.strategies:
-            strategy = Strategy(name)
-            if not spec.resume:
-                results["differences"][name] = gradient_difference(spec, strategy, ranks)
-            results["strategies"][name] = train(spec, strategy, ranks)
-            gc.collect()  # the model and its hooks refer to each other
-        if ranks.is_main:
-            Path(spec.output).write_text(json.dumps(results), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    work(Spec.read(Path(sys.argv[1])))
+    work(Job.read(Path(sys.argv[1])))
     leave()

@@ -1,44 +1,175 @@
-"""Checkpoints: whole or absent, for any number of ranks."""
+"""Checkpoints: whole or absent, and read by another number of ranks bit for bit."""
 
-import json
+import os
+import pickle
+from pathlib import Path
 
 import pytest
 
-from common.errors import InputError
-from labs.lab1_fsdp_advanced.checkpoint import latest
+from common.errors import InputError, RunError
+from labs.lab1_fsdp_advanced.checkpoint import export_weights, latest
+from labs.lab1_fsdp_advanced.checkpoint_files import (
+    METADATA,
+    File,
+    Manifest,
+    Reader,
+    check,
+    checksum,
+    differences,
+    publish,
+)
+
+WORLDS = (1, 2, 4)
+STRATEGIES = ("NO_SHARD", "ZERO_1", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD")
+DIRECTIONS = ("saved by 1 rank, read by 2", "saved by 2 ranks, read by 1")
 
 
-def complete(folder, step):
-    """A folder that looks like a complete checkpoint."""
-    made = folder / f"step-{step:08d}"
-    made.mkdir(parents=True)
-    (made / "extra.json").write_text(json.dumps({"step": step, "extra": {}}))
-    return made
+def read_elsewhere(ranks, folder):
+    """Two ranks write checkpoints, one of them as one process would; read the other world's."""
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+    from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.state_dict import (
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from labs.lab1_fsdp_advanced.checkpoint import read
+
+    def build(seed, sharded, **options):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        if sharded:  # by hand, so that these tests do not need exercise 1.1
+            fully_shard(model, mesh=init_device_mesh("cpu", (ranks.world,)))
+        return model, torch.optim.AdamW(model.parameters(), **options)
+
+    def train(model, optimizer, *numbers):
+        for number in numbers:
+            x = torch.randn(4, 5, generator=torch.Generator().manual_seed(number))
+            (model(x) ** 2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def whole(tensor):
+        return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).clone()
+
+    def held(model, optimizer):
+        """What a run goes on from: name -> whole tensor."""
+        group, found = optimizer.param_groups[0], {}
+        for name, parameter in model.named_parameters():
+            found[f"weight {name}"] = whole(parameter.detach())
+            for key, value in optimizer.state.get(parameter, {}).items():
+                found[f"{key} {name}"] = whole(value)
+        return found | {"groups": torch.tensor([group["lr"], *group["betas"]])}
+
+    def write(name, sharded, **options):
+        model, optimizer = build(0, sharded, lr=0.05, betas=(0.7, 0.8))
+        train(model, optimizer, 0, 1, 2)
+        state = {"model": get_model_state_dict(model)}
+        state["optimizer"] = get_optimizer_state_dict(model, optimizer)
+        if sharded or ranks.rank == 0:
+            state_dict_saver.save(state, checkpoint_id=Path(folder, name), no_dist=not sharded)
+        saved = held(model, optimizer)
+        train(model, optimizer, 3)
+        after = held(model, optimizer)
+        if ranks.rank == 0:
+            torch.save([saved, after], Path(folder, f"{name}.pt"))
+        torch.distributed.barrier()
+
+    if ranks.world == 2:
+        write("1", sharded=False)
+        write("2", sharded=True)
+    name = "1" if ranks.world == 2 else "2"
+    saved, after = torch.load(Path(folder, f"{name}.pt"))
+    model, optimizer = build(9, True, lr=0.9, betas=(0.1, 0.2))
+    try:
+        read(Path(folder, name), model, optimizer)
+        raised = ""
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+    found = held(model, optimizer)
+    train(model, optimizer, 3)
+    continued = held(model, optimizer)
+
+    def far(one, other):
+        """Largest difference for each name; None where one of them lacks it."""
+        return {
+            key: float((one[key] - other[key]).abs().max()) if key in one else None for key in other
+        }
+
+    return {"raised": raised, "read": far(found, saved), "next": far(continued, after)}
 
 
-def test_no_folder_and_an_empty_one_have_no_checkpoint(tmp_path):
-    assert latest(tmp_path / "absent") is None
-    assert latest(tmp_path) is None
+@pytest.fixture(scope="module")
+def elsewhere(on_ranks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    answers = [on_ranks(read_elsewhere, folder, procs=procs) for procs in (2, 1)]
+    return dict(zip(DIRECTIONS, answers, strict=True))
 
 
-def test_what_is_incomplete_is_never_the_newest(tmp_path):
-    """Neither a folder being written nor one without its last file is read."""
-    whole = complete(tmp_path, 1)
-    (tmp_path / "step-00000002").mkdir()
-    complete(tmp_path, 3).rename(tmp_path / "step-00000003.partial")
-    assert latest(tmp_path) == whole
+def those(answers, part, *prefixes):
+    assert not answers["raised"], f"read() raised {answers['raised']}"
+    return {key: far for key, far in answers[part].items() if key.startswith(prefixes)}
 
 
-def test_the_pointer_decides_and_a_dangling_one_is_ignored(tmp_path):
-    old, new = complete(tmp_path, 1), complete(tmp_path, 2)
-    (tmp_path / "latest").write_text(old.name)
-    assert latest(tmp_path) == old
-    (tmp_path / "latest").write_text("step-00000009")
-    assert latest(tmp_path) == new
+@pytest.mark.exercise("1.9")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_every_weight_is_read_whatever_the_number_of_ranks(elsewhere, direction):
+    """All ranks together hold the weights that were saved, bit for bit.
+
+    A rank that keeps the rows which another one needs gives a model stitched together from the
+    wrong parts. It trains, from a loss that nobody expected.
+    """
+    for name, far in those(elsewhere[direction], "read", "weight").items():
+        assert far == 0, f"{direction}: {name} differs from the saved one by {far}, expected 0"
 
 
-def save_and_train_on(ranks, folder, strategy, first, last):
-    """Train from the newest checkpoint to step ``last``, saving at ``first``: losses, weights."""
+@pytest.mark.exercise("1.9")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_moments_and_the_step_counts_are_read(elsewhere, direction):
+    """exp_avg, exp_avg_sq and step of every parameter are those that were saved.
+
+    Moments of zero look like a success: the loss is right at first, and jumps within a few steps,
+    because Adam has forgotten how large the gradients are.
+    """
+    names = ("exp_avg ", "exp_avg_sq ", "step ")
+    for name, far in those(elsewhere[direction], "read", *names).items():
+        assert far is not None, f"{direction}: the optimizer has no {name} after read()"
+        assert far == 0, f"{direction}: {name} differs from the saved one by {far}, expected 0"
+
+
+@pytest.mark.exercise("1.9")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_learning_rate_and_betas_are_read(elsewhere, direction):
+    """param_groups are the saved ones (lr 0.05), not those the optimizer was built with (lr 0.9).
+
+    They are no tensors, so nothing can fill them in place. A schedule that goes on from the wrong
+    learning rate is a run that diverges after each restart.
+    """
+    far = those(elsewhere[direction], "read", "groups")["groups"]
+    assert far < 1e-6, f"{direction}: lr or betas differ from the saved ones by {far}, expected 0"
+
+
+@pytest.mark.exercise("1.9")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_next_step_is_that_of_the_run_that_never_stopped(elsewhere, direction):
+    """One more step gives the weights that the saving run had one step later.
+
+    This is what a checkpoint is for: the loss curve does not show where the run was interrupted.
+    """
+    for name, far in those(elsewhere[direction], "next", "weight").items():
+        assert far < 1e-6, (
+            f"{direction}: after one more step {name} is {far} away from that of the run that "
+            "never stopped, limit 1e-6"
+        )
+
+
+def save_or_resume(ranks, folder, worlds):
+    """With every strategy: train, save and go on; or go on from what other worlds have saved."""
     from pathlib import Path
 
     import torch
@@ -48,173 +179,233 @@ def save_and_train_on(ranks, folder, strategy, first, last):
     from labs.lab1_fsdp_advanced.sharding import Strategy, shard
     from labs.lab1_fsdp_advanced.training import full, train_step
 
-    torch.manual_seed(ranks.rank if Path(folder).exists() else 0)
-    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1))
-    shard(model, Strategy(strategy), device="cpu", blocks=[model[0]])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    loaded = checkpoint.load(Path(folder), model, optimizer)
-    start, losses = (loaded.step if loaded else 0), []
-    for step in range(start, int(last)):
-        drawn = torch.Generator().manual_seed(step)
-        x = torch.randn(8, 5, generator=drawn)[ranks.rank :: ranks.world]
-        batch = [(x, x.sum(1, keepdim=True))]
-        result = train_step(
-            model, optimizer, batch, lambda m, b: ((m(b[0]) - b[1]) ** 2).mean(), max_norm=1.0
-        )
-        losses.append(result.loss)
-        if step + 1 == int(first):
-            checkpoint.save(Path(folder), model, optimizer, step + 1, {"note": "half way"})
-    weights = torch.cat([full(p).detach().flatten() for p in model.parameters()])
-    checkpoint.export_weights(model, Path(folder) / "weights.safetensors")
-    extra = loaded.extra if loaded else None
-    return {"start": start, "losses": losses, "weights": weights.tolist(), "extra": extra}
+    def build(seed, strategy):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1))  # 1 row, 4 ranks
+        shard(model, strategy, device="cpu", blocks=[model[0]])
+        return model, torch.optim.AdamW(model.parameters(), lr=0.02)
+
+    def train(model, optimizer, strategy, steps):
+        losses = []
+        for step in steps:
+            x = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(step))
+            mine = x[:, ranks.rank :: ranks.world]
+            result = train_step(
+                model, optimizer, [(part, part.sum(1, keepdim=True)) for part in mine],
+                lambda m, b: ((m(b[0]) - b[1]) ** 2).mean(), max_norm=1.0,
+                reshard_between=strategy is not Strategy.ZERO_1,
+            )  # fmt: skip
+            losses.append(result.loss)
+        return losses
+
+    def whole(model, optimizer):
+        found = {}
+        for name, parameter in model.named_parameters():
+            found[name] = full(parameter.detach()).clone()
+            for key, value in optimizer.state[parameter].items():
+                found[f"{key} of {name}"] = full(value).clone()
+        return found
+
+    strategies, answers = list(Strategy), {}
+    if not worlds:
+        for strategy in strategies:
+            place = Path(folder, f"{ranks.world}-{strategy}")
+            model, optimizer = build(0, strategy)
+            train(model, optimizer, strategy, range(3))
+            saved = whole(model, optimizer)
+            checkpoint.save(place, model, optimizer, 3, {"note": "half way"})
+            checkpoint.export_weights(model, place / "weights.safetensors")
+            if ranks.is_main:
+                torch.save(saved, place / "whole.pt")
+            answers[strategy] = train(model, optimizer, strategy, range(3, 6))
+        return answers
+    for shift, world in enumerate(worlds.split()):
+        for number, strategy in enumerate(strategies):
+            other = strategies[(number + ranks.world + shift) % len(strategies)]
+            place = Path(folder, f"{world}-{strategy}")
+            model, optimizer = build(9, other)
+            loaded = checkpoint.load(place, model, optimizer, verify=True)
+            found, saved = whole(model, optimizer), torch.load(place / "whole.pt")
+            answers[f"{world} {strategy}"] = {
+                "by": other,
+                "loaded": [loaded.step, loaded.world, loaded.extra],
+                "differ": [key for key in saved if not torch.equal(found[key], saved[key])],
+                "lacking": sorted(set(saved) ^ set(found)),
+                "losses": train(model, optimizer, other, range(3, 6)),
+            }
+    return answers
 
 
-@pytest.mark.parametrize(
-    ("saved", "resumed", "strategy"),
-    [(2, 1, "FULL_SHARD"), (1, 2, "SHARD_GRAD_OP"), (2, 3, "HYBRID_SHARD"), (2, 1, "NO_SHARD")],
-)
-def test_n_ranks_save_and_m_ranks_go_on(on_ranks, tmp_path, saved, resumed, strategy):
-    """The same losses and weights as the ranks that never stopped, optimizer state included.
+@pytest.fixture(scope="module")
+def saved(on_ranks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    losses = {world: on_ranks(save_or_resume, folder, "", procs=world) for world in WORLDS}
+    return folder, losses
 
-    8 rows over 3 ranks do not divide, so the mean of means differs there; only the loaded state
-    is compared.
-    """
+
+@pytest.fixture(scope="module", params=WORLDS)
+def resumed(on_ranks, saved, request):
+    worlds = " ".join(map(str, WORLDS))
+    return on_ranks(save_or_resume, saved[0], worlds, procs=request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_n_ranks_save_and_m_ranks_go_on(saved, resumed, world, strategy):
+    """Weights and optimizer state bit for bit, and the same losses, with another strategy too."""
+    answer, losses = resumed[f"{world} {strategy}"], saved[1][world][strategy]
+    assert answer["loaded"] == [3, world, {"note": "half way"}]
+    assert answer["lacking"] == []
+    assert answer["differ"] == [], f"read by {answer['by']}"
+    assert answer["losses"] == pytest.approx(losses, abs=1e-6), f"read by {answer['by']}"
+
+
+@pytest.mark.slow
+def test_exported_weights_are_those_of_one_process(saved):
     import torch
     from safetensors.torch import load_file
 
-    folder = tmp_path / "checkpoints"
-    whole = on_ranks(save_and_train_on, folder, strategy, 3, 6, procs=saved)
-    assert whole["start"] == 0
-    exported = load_file(folder / "weights.safetensors")
-    assert list(exported) == ["0.bias", "0.weight", "2.bias", "2.weight"]
-    flat = torch.cat([exported[name].flatten() for name in ("0.weight", "0.bias")])
-    assert flat.tolist() == pytest.approx(whole["weights"][: len(flat)], abs=0)
-    steps = 6 if resumed != 3 else 3
-    other = "FULL_SHARD" if strategy != "FULL_SHARD" else "NO_SHARD"
-    rest = on_ranks(save_and_train_on, folder, other, 0, steps, procs=resumed)
-    assert rest["start"] == 3
-    assert rest["extra"] == {"note": "half way"}
-    if steps == 6:
-        assert rest["losses"] == pytest.approx(whole["losses"][3:], abs=1e-6)
-        assert rest["weights"] == pytest.approx(whole["weights"], abs=1e-5)
+    for world in WORLDS:
+        place = saved[0] / f"{world}-FULL_SHARD"
+        exported, whole = load_file(place / "weights.safetensors"), torch.load(place / "whole.pt")
+        assert sorted(exported) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+        assert all(torch.equal(exported[name], whole[name]) for name in exported)
+    assert export_weights.__doc__
 
 
-def killed_while_saving(ranks, folder, moment):
-    """Save step 1, then kill a rank with SIGKILL in the middle of saving step 2."""
-    import os
-    import signal
-    from pathlib import Path
+def manifest(step, files=None, model=None):
+    return Manifest(step, 2, model or {"weight": "float32 [2]"}, None, {"note": 1}, files or {})
 
-    import torch
-    from torch import nn
 
-    from labs.lab1_fsdp_advanced import checkpoint
-    from labs.lab1_fsdp_advanced.sharding import Strategy, shard
+def complete(folder, step):
+    """A complete checkpoint of a file of four bytes and an index."""
+    partial = folder / f"step-{step:08d}.partial"
+    partial.mkdir(parents=True)
+    for name in ("__0_0.distcp", METADATA):
+        (partial / name).write_bytes(b"0123")
+    files = {path.name: File(4, checksum(path)) for path in partial.iterdir()}
+    final = partial.with_suffix("")
+    publish(partial, final, manifest(step, files), keep=9)
+    return final
 
-    def die(*ignored):
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    torch.manual_seed(0)
-    model = nn.Linear(5, 7)
-    shard(model, Strategy.FULL_SHARD, device="cpu")
-    optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.save(Path(folder), model, optimizer, 1, {})
-    with torch.no_grad():
-        model.weight.mul_(2)
-    if moment == "a rank dies before its shard is written" and ranks.rank == 1:
-        checkpoint.state_dict_saver.save = die
-    if moment == "rank 0 dies before the rename":
-        Path.rename = die
-    if moment == "rank 0 dies before the pointer":
-        checkpoint._sync = die
-    checkpoint.save(Path(folder), model, optimizer, 2, {})
-    return {}
+def test_no_folder_and_an_empty_one_have_no_checkpoint(tmp_path):
+    assert latest(tmp_path / "absent") is None
+    assert latest(tmp_path) is None
+
+
+def test_what_is_incomplete_is_never_the_newest(tmp_path):
+    """Neither a folder being written nor one without its manifest is read."""
+    whole = complete(tmp_path, 1)
+    (tmp_path / "step-00000002").mkdir()
+    (tmp_path / "step-00000003.partial").mkdir()
+    manifest(3).write(tmp_path / "step-00000003.partial")
+    (tmp_path / "latest").unlink()
+    assert latest(tmp_path) == whole
+
+
+def test_the_pointer_decides_and_one_to_nothing_is_ignored(tmp_path):
+    old, new = complete(tmp_path, 1), complete(tmp_path, 2)
+    pointer = tmp_path / "latest"
+    pointer.write_text(old.name)
+    assert latest(tmp_path) == old
+    for elsewhere in ("step-00000009", "../step-00000009", ".", ""):
+        pointer.write_text(elsewhere)
+        assert latest(tmp_path) == new
+
+
+def test_a_hundred_million_steps_are_newer_than_fewer(tmp_path):
+    complete(tmp_path, 99_999_999)
+    new = complete(tmp_path, 100_000_000)
+    (tmp_path / "latest").unlink()
+    assert latest(tmp_path) == new
+
+
+def test_a_step_that_is_saved_again_is_complete_at_every_moment(tmp_path, monkeypatch):
+    """Between the two renames the old one stands aside, and counts."""
+    complete(tmp_path, 1)
+    old = complete(tmp_path, 2)
+    seen = []
+    rename = Path.rename
+
+    def watched(path, target):
+        rename(path, target)
+        seen.append(latest(tmp_path).name)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert complete(tmp_path, 2) == old
+    assert seen[:2] == ["step-00000002.replaced", "step-00000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001", old.name]
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+    written = manifest(7, {"a": File(3, "00c0ffee")})
+    written.write(tmp_path)
+    assert Manifest.read(tmp_path) == written
+    assert len(written.fingerprint) == 16
+    other = manifest(7, model={"weight": "float32 [3]"})
+    assert other.fingerprint != written.fingerprint
 
 
 @pytest.mark.parametrize(
-    ("moment", "left"),
+    ("text", "message"),
     [
-        ("a rank dies before its shard is written", ["step-00000002.partial"]),
-        ("rank 0 dies before the rename", ["step-00000002.partial"]),
-        ("rank 0 dies before the pointer", ["step-00000002"]),
+        (None, "manifest.json is missing"),
+        ('{"schema": 1, "step"', "manifest.json is damaged"),
+        ('{"schema": 1}', "manifest.json is damaged"),
+        ("[]", "manifest.json is damaged"),
     ],
 )
-def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before_it(
-    on_ranks, tmp_path, moment, left
-):
-    """kill -9 at any moment: the previous checkpoint loads, and the next save works."""
-    on_ranks(killed_while_saving, tmp_path, moment)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["latest", "step-00000001", *left], "the kill came at another moment"
-    assert latest(tmp_path) == tmp_path / "step-00000001"
-
-    answers = on_ranks(load_and_save_again, tmp_path, procs=1)
-    assert answers["step"] == 1
-    assert answers["difference"] == 0
-    assert latest(tmp_path) == tmp_path / "step-00000002"
+def test_a_manifest_that_is_missing_or_half_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match=message):
+        Manifest.read(tmp_path)
 
 
-def load_and_save_again(ranks, folder):
-    from pathlib import Path
-
-    import torch
-    from torch import nn
-
-    from labs.lab1_fsdp_advanced import checkpoint
-    from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-    from labs.lab1_fsdp_advanced.training import full
-
-    torch.manual_seed(0)
-    reference = nn.Linear(5, 7)
-    torch.manual_seed(9)
-    model = nn.Linear(5, 7)
-    shard(model, Strategy.FULL_SHARD, device="cpu")
-    loaded = checkpoint.load(Path(folder), model)
-    difference = float((full(model.weight) - reference.weight).abs().max())
-    checkpoint.save(Path(folder), model, None, 2)
-    return {"step": loaded.step, "difference": difference}
+def test_a_manifest_of_a_later_version_is_refused(tmp_path):
+    manifest(1).write(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(RunError, match="has schema 2; this version reads 1"):
+        Manifest.read(tmp_path)
 
 
-def misuse(ranks, folder):
-    from pathlib import Path
-
-    from torch import nn
-
-    from common.errors import InputError, RunError
-    from labs.lab1_fsdp_advanced import checkpoint
-    from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-
-    def model(width):
-        made = nn.Linear(5, width)
-        return shard(made, Strategy.FULL_SHARD, device="cpu")
-
-    for step in (1, 2, 3, 3):
-        checkpoint.save(Path(folder), model(7), None, step, keep=2)
-    kept = sorted(path.name for path in Path(folder).iterdir())
-    messages = []
-    for call in (
-        lambda: checkpoint.load(Path(folder), model(8)),
-        lambda: checkpoint.load(Path(folder), nn.Sequential(model(7))),
-        lambda: checkpoint.save(Path(folder), model(7), None, -1),
-    ):
-        try:
-            call()
-            messages.append("nothing was raised")
-        except (InputError, RunError) as error:
-            messages.append(f"{type(error).__name__}: {error}")
-    nothing = checkpoint.load(Path(folder) / "absent", model(7))
-    return {"kept": kept, "messages": messages, "nothing": nothing}
+def test_names_sizes_and_the_index_are_always_checked(tmp_path):
+    folder = complete(tmp_path, 1)
+    check(folder)
+    (folder / METADATA).write_bytes(b"0124")
+    with pytest.raises(RunError, match=r"\.metadata does not have the checksum"):
+        check(folder)
+    (folder / "__0_0.distcp").write_bytes(b"012")
+    with pytest.raises(RunError, match=r"__0_0\.distcp has 3 bytes, and manifest\.json says 4"):
+        check(folder)
+    (folder / "__0_0.distcp").unlink()
+    with pytest.raises(RunError, match=r"__0_0\.distcp is missing"):
+        check(folder)
 
 
-def test_old_checkpoints_go_and_one_that_does_not_fit_is_named(on_ranks, tmp_path):
-    answers = on_ranks(misuse, tmp_path, procs=1)
-    assert answers["kept"] == ["latest", "step-00000002", "step-00000003"]
-    shape, name, step = answers["messages"]
-    assert shape.startswith("RunError: "), shape
-    assert "step-00000003 does not fit this model" in shape
-    assert name.startswith("RunError: "), name
-    assert "0.weight" in name
-    assert step.startswith("InputError: step = -1"), step
-    assert answers["nothing"] is None
+def test_differences_name_each_tensor_with_both_shapes():
+    saved = {"a": "float32 [2]", "b": "float32 [3]", "d": "float32 [4]"}
+    mine = {"a": "float32 [2]", "b": "bfloat16 [3]", "c": "float32 [5]"}
+    assert differences(saved, mine) == [
+        "b is float32 [3] in the checkpoint and bfloat16 [3] in the model",
+        "c is absent in the checkpoint and float32 [5] in the model",
+        "d is float32 [4] in the checkpoint and absent in the model",
+    ]
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+def test_an_index_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    """DCP's index is a pickle: read with plain pickle, a checkpoint from elsewhere is a program."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / METADATA).write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(pickle.UnpicklingError, match="mkdir, which DCP never writes"):
+        Reader(tmp_path).read_metadata()
+    assert not (tmp_path / "it-ran").exists()
     assert issubclass(InputError, ValueError)

@@ -189,7 +189,10 @@ class BucketedDataParallel(nn.Module):
         # END SOLUTION
 
     def _launch(self) -> None:
-        """Start the all-reduce of ``self.buckets[self.launched]``; do not wait for it.
+        """Start the all-reduce of ``self.buckets[self.launched]`` and go on to the next bucket.
+
+        ``dist.all_reduce(message, group=..., async_op=True)`` returns a handle at once; it is kept
+        in ``bucket.work``, and the message in ``bucket.message``, until :meth:`finish`.
 
         The message is one flat tensor: the gradients in the bucket's order, zeros for a parameter
         without one, then for each parameter 1 if this rank has a gradient for it and else 0. Summed

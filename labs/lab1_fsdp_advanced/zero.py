@@ -108,8 +108,14 @@ class ZeroOneOptimizer:
     def step(self) -> None:
         """Average the gradients, update this rank's slice, and give everybody all slices.
 
-        One reduce-scatter and one all-gather of the length of ``flat``. An all-reduce in place of
-        the reduce-scatter gives the same weights for 3 P elements of communication instead of 2 P.
+        With g_i the gradients of rank i, laid out as ``flat`` is, and r this rank::
+
+            g = (g_0 + ... + g_{N-1})[slice r] / N      reduce_scatter(output, input, group=...)
+            shard = optimizer_class(shard, g)           self.optimizer.step(), from shard.grad
+            flat = shard of rank 0, ..., of rank N-1    all_gather(output, input, group=...)
+
+        ``reduce_scatter`` (a sum) and ``all_gather`` are those at the top of this module. An
+        all-reduce in place of the first gives the same weights, and moves 3 P elements, not 2 P.
         """
         # BEGIN SOLUTION
         gradients = torch.zeros_like(self.flat)

@@ -96,8 +96,10 @@ def checkpoint_blocks(blocks: Sequence[nn.Module], mode: Mode) -> None:
 
     Notes
     -----
-    Use the non-reentrant form. Random numbers (dropout) must be the same in both passes: that is
-    ``checkpoint``'s default, leave it on.
+    ``torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)`` calls ``function``
+    and keeps ``args``; its ``context_fn`` takes :func:`selective_contexts`, which it calls once a
+    pass. Random numbers (dropout) must be the same in both passes: that is its default, leave it
+    on.
 
     Examples
     --------

@@ -50,6 +50,9 @@ class Shape:
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "context", "vocabulary"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("kv_heads", "hidden"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "must be at least 1, or None")
         require(
             self.width % (2 * self.heads) == 0,
             "width",
@@ -203,8 +206,9 @@ class Decoder(nn.Module):
 
         Each rank draws one whole weight after the other and keeps its rows. Nothing is sent, at
         most one whole weight exists at a time, and the model does not depend on the number of
-        ranks. Matrices are normal with deviation 0.02, those that write to the residual stream
-        0.02 / sqrt(2 layers) (GPT-2's rule); norms are 1.
+        ranks (but on the kind of device: CPUs and GPUs draw different numbers). Matrices are normal
+        with deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 layers) (GPT-2's
+        rule); norms are 1.
         """
         for place, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.ndim < 2:
@@ -212,14 +216,18 @@ class Decoder(nn.Module):
                 continue
             residual = name.endswith(("out.weight", "down.weight"))
             deviation = 0.02 / math.sqrt(2 * self.shape.layers) if residual else 0.02
-            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            drawn = torch.Generator(local.device).manual_seed(1_000_003 * seed + place)
-            whole = torch.empty(parameter.shape, device=local.device)
+            # Drawn where the model computes: a GPU draws other numbers than a CPU, on which its
+            # shards may be.
+            device = parameter.device.type
+            if isinstance(parameter, DTensor):
+                device = parameter.device_mesh.device_type
+            drawn = torch.Generator(device).manual_seed(1_000_003 * seed + place)
+            whole = torch.empty(parameter.shape, device=device)
             whole.normal_(std=deviation, generator=drawn)
             if isinstance(parameter, DTensor):
                 mesh, placements = parameter.device_mesh, parameter.placements
                 kept = distribute_tensor(whole, mesh, placements, src_data_rank=None)
-                local.copy_(kept.to_local())
+                parameter.to_local().copy_(kept.to_local())
             else:
                 parameter.copy_(whole)
 

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.tensor import DTensor
@@ -124,14 +125,18 @@ class Float8Linear(nn.Linear):
 
     Weights and inputs are rounded to e4m3 (3 bits of mantissa, largest 448), gradients to e5m2 (2
     bits, largest 57,344): they need range more than digits. The rounding costs two passes over
-    each tensor (largest value, cast), so it pays for large products only.
+    each tensor (largest value, cast), so it pays for large products only. The hardware multiplies
+    sides that are multiples of 16: rows of zeros fill up a number of tokens that is not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the type of ``x``."""
         rows = x.flatten(0, -2)
+        missing = -len(rows) % FP8_MULTIPLE
+        if missing:
+            rows = F.pad(rows, (0, 0, 0, missing))
         product: Tensor = _Float8Product.apply(rows, self.weight)
-        return product.unflatten(0, x.shape[:-1])
+        return product[: len(rows) - missing].unflatten(0, x.shape[:-1])
 
 
 class _Float8Product(torch.autograd.Function):

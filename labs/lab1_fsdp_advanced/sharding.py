@@ -155,6 +155,7 @@ def shard(
     >>> shard(model, Strategy.FULL_SHARD, device=ranks.device, blocks=list(model.blocks))
     """
     mesh = make_mesh(strategy, device)
+    keep = OffloadPolicy() if offload is None or strategy is Strategy.NO_SHARD else offload
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     if not on_meta:
         model.to(device)
@@ -165,7 +166,6 @@ def shard(
             replicate(block, mesh=mesh, mp_policy=inner)
         replicate(model, mesh=mesh, mp_policy=outer)
     else:
-        keep = OffloadPolicy() if offload is None else offload
         reshard = strategy not in (Strategy.ZERO_1, Strategy.SHARD_GRAD_OP)
         for block in blocks or ():
             fully_shard(
@@ -179,5 +179,5 @@ def shard(
         # two would gather it again at once. None, the default, knows that.
         fully_shard(model, mesh=mesh, mp_policy=outer, offload_policy=keep)
     if on_meta:
-        model.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else device)
+        model.to_empty(device="cpu" if isinstance(keep, CPUOffloadPolicy) else device)
     return model

@@ -8,6 +8,7 @@ PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B) defined both.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -18,16 +19,23 @@ from common.exercises import exercise
 from labs.lab1_fsdp_advanced.activation_checkpointing import Mode
 from labs.lab1_fsdp_advanced.model import Shape
 
-PEAKS = {  # dense matrix products, operations a second, from the vendor's data sheets
-    "H100": {"bf16": 989e12, "fp16": 989e12, "fp8": 1979e12, "fp32": 494e12},
-    "H200": {"bf16": 989e12, "fp16": 989e12, "fp8": 1979e12, "fp32": 494e12},
-    "A100": {"bf16": 312e12, "fp16": 312e12, "fp32": 156e12},
-    "L40S": {"bf16": 362e12, "fp16": 362e12, "fp8": 733e12, "fp32": 183e12},
-    "L4": {"bf16": 121e12, "fp16": 121e12, "fp8": 242e12, "fp32": 60e12},
-    "A10": {"bf16": 125e12, "fp16": 125e12, "fp32": 62.5e12},
-    "4090": {"bf16": 165e12, "fp16": 165e12, "fp8": 330e12, "fp32": 82.6e12},
-    "V100": {"fp16": 125e12, "fp32": 15.7e12},
+PEAKS = {
+    "H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "fp8": 1513e12},
+    "H100 NVL": {"bf16": 835e12, "fp16": 835e12, "fp8": 1671e12},
+    "H100": {"bf16": 989e12, "fp16": 989e12, "fp8": 1979e12},
+    "H200": {"bf16": 989e12, "fp16": 989e12, "fp8": 1979e12},
+    "A100": {"bf16": 312e12, "fp16": 312e12},
+    "L40S": {"bf16": 362e12, "fp16": 362e12, "fp8": 733e12},
+    "L4": {"bf16": 121e12, "fp16": 121e12, "fp8": 242e12},
+    "A10": {"bf16": 125e12, "fp16": 125e12},
+    "4090": {"bf16": 165e12, "fp16": 165e12, "fp8": 330e12},
+    "V100": {"fp16": 125e12},
 }
+"""Dense matrix products, operations a second, from the vendor's data sheets, by name of the GPU.
+
+The first name that fits counts. fp32 is not among them: what a GPU reaches depends on whether
+TF32 is allowed (``torch.set_float32_matmul_precision``), so it is measured.
+"""
 
 
 LONG_S = 0.05
@@ -64,7 +72,7 @@ def model_flops_per_token(shape: Shape, context: int) -> int:
     Examples
     --------
     >>> model_flops_per_token(Shape(width=4, layers=1, heads=2, context=8, vocabulary=10), 8)
-    6216
+    5616
     """
     products = shape.layers * (shape.block_parameters - 2 * shape.width)
     products += shape.vocabulary * shape.width
@@ -107,16 +115,21 @@ def peak_of(device: torch.device | str, precision: str) -> Peak:
     """Data sheet of a known GPU; anything else is measured, with one large matrix product."""
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for model, rates in PEAKS.items():
-            if model in name and precision in rates:
-                return Peak(rates[precision], f"data sheet, {name}, dense {precision}")
+        model = known_gpu(name)
+        if model is not None and precision in PEAKS[model]:
+            return Peak(PEAKS[model][precision], f"data sheet, {name}, dense {precision}")
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(precision)
     return Peak(
         measured_peak(device, kind or torch.float32), "measured: the fastest matrix product"
     )
 
 
-def measured_peak(device: torch.device | str, dtype: torch.dtype, *, size: int = 2048) -> float:
+def known_gpu(name: str) -> str | None:
+    """The key of ``PEAKS`` that ``name`` holds as whole words: an L40 is no L4, an A10G no A10."""
+    return next((model for model in PEAKS if re.search(rf"\b{model}\b", name)), None)
+
+
+def measured_peak(device: torch.device | str, dtype: torch.dtype, *, size: int = 8192) -> float:
     """Operations a second of the fastest of some matrix products, up to ``size`` cubed.
 
     It begins small and stops growing once a product takes long: a CPU without fp16 units is a

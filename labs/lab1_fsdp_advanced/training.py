@@ -26,6 +26,9 @@ Batch = TypeVar("Batch")
 Batches = Callable[[int, int, int], Sequence[Batch]]
 LossFn = Callable[[nn.Module, Batch], Tensor]
 
+LEAST_SCALE = 1e-4
+"""Scale of a gradient scaler below which training has diverged: fairseq's limit."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -100,10 +103,12 @@ def train_step(
     scheduler
         Stepped once, after the optimizer; not when the step is left out.
     scaler
-        For fp16: scale the loss by it, and let ``precision.scaled_step`` clip and step.
+        For fp16: scale each loss by it before its backward pass, and let
+        ``precision.scaled_step`` clip and step. The loss returned is the plain one.
     reshard_between
-        False keeps the weights whole from the first micro-batch to the last
-        (``model.set_reshard_after_backward``): ZeRO-1, which gathers once a step.
+        False keeps the weights whole until the last micro-batch's backward pass is done
+        (``model.set_reshard_after_backward``): ZeRO-1, which gathers once a step. It takes a
+        strategy that keeps them after the forward pass as well.
 
     Returns
     -------
@@ -116,8 +121,8 @@ def train_step(
     InputError
         Without micro-batches.
     RunError
-        When the gradient is not finite, before it reaches the weights; a scaler deals with
-        that by itself.
+        When the gradient is not finite, before it reaches the weights. A scaler leaves such a
+        step out and goes on, until its scale is below ``LEAST_SCALE``: then it is not the scale.
     """
     if not micro_batches:
         raise InputError("micro_batches is empty: a step needs at least one")
@@ -141,6 +146,11 @@ def train_step(
         optimizer.step()
     else:
         norm, skipped = scaled_step(optimizer, model.parameters(), scaler, limit)
+        if skipped and scaler.get_scale() < LEAST_SCALE:
+            raise RunError(
+                f"the gradient overflows at a scale of {scaler.get_scale():.3g} still, so training "
+                "has diverged; lower the learning rate, or take bf16"
+            )
     optimizer.zero_grad()
     if scheduler is not None and not skipped:
         scheduler.step()
@@ -192,7 +202,8 @@ def fit(
     Raises
     ------
     InputError
-        ``save_every`` without a directory.
+        ``save_every`` without a directory, or a checkpoint without the state of ``scheduler`` or
+        ``scaler``.
     """
     if save_every and directory is None:
         raise InputError(f"save_every = {save_every} needs a directory to save in")
@@ -200,6 +211,11 @@ def fit(
     loaded = None if directory is None else checkpoint.load(directory, model, optimizer)
     for name, part in (("scheduler", scheduler), ("scaler", scaler)):
         if loaded is not None and part is not None:
+            if name not in loaded.extra:
+                raise InputError(
+                    f"the checkpoint of step {loaded.step} in {directory} has no {name}; go on as "
+                    "the run that saved it, or give another directory"
+                )
             part.load_state_dict(loaded.extra[name])
     fitted = Fitted(0 if loaded is None else loaded.step)
     model.train()

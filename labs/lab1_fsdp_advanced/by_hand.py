@@ -1,10 +1,18 @@
-"""Data parallelism and ZeRO-1 by hand beside torch's own: equal weights, and at what cost."""
+"""Data parallelism and ZeRO-1 by hand beside torch's own: equal weights, and at what cost.
+
+A table of it, for a small model on two ranks::
+
+    torchrun --nproc-per-node 2 -m labs.lab1_fsdp_advanced.by_hand [cuda]
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,6 +23,8 @@ from torch.optim import AdamW, Optimizer
 
 from common.errors import require
 from labs.lab1_fsdp_advanced.data_parallel import BucketedDataParallel, average_gradients
+from labs.lab1_fsdp_advanced.distributed import leave, process_group
+from labs.lab1_fsdp_advanced.model import Decoder, Shape, next_token_loss
 from labs.lab1_fsdp_advanced.traffic import Traffic
 from labs.lab1_fsdp_advanced.training import Batch, Batches, LossFn
 from labs.lab1_fsdp_advanced.zero import ZeroOneOptimizer, state_bytes
@@ -225,3 +235,44 @@ def cost(
         "volume_bytes": float(traffic.volume),
         "sent_bytes": traffic.sent(dist.get_world_size()),
     }
+
+
+def table(found: Found, parameters: int) -> str:
+    """The answer of :func:`compare` for a model of ``parameters`` fp32 weights, a line a method."""
+    lines = [
+        f"{'':16}{'difference from':^28}{'state':>10}{'moved':>10}",
+        f"{'':16}{'one process':>16}{'DDP':>12}{'B/param':>10}{'x P':>10}{'messages':>10}",
+    ]
+    for name, row in found.items():
+        lines.append(
+            f"{name:16}{row['weight_difference']:16.1e}{row['ddp_difference']:12.1e}"
+            f"{row['state_bytes'] / parameters:10.2f}{row['volume_bytes'] / 4 / parameters:10.2f}"
+            f"{row['collectives']:10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main(device: str = "cpu", output: str | None = None) -> None:
+    """Compare on a small model and random tokens; print the table, or write it as JSON."""
+    shape = Shape(width=64, layers=2, heads=4, context=32)
+    with process_group(device) as ranks:
+
+        def build() -> nn.Module:
+            torch.manual_seed(1)
+            return Decoder(shape).to(ranks.device)
+
+        def batches(step: int, rank: int, world: int) -> list[Tensor]:
+            drawn = torch.Generator().manual_seed(step)
+            windows = torch.randint(256, (16, 33), generator=drawn).to(ranks.device)
+            return [half[rank::world] for half in windows.split(8)]
+
+        found = compare(build, batches, next_token_loss, steps=20, bucket_bytes=2**16)
+        if ranks.is_main and output is None:
+            print(table(found, shape.parameters), flush=True)
+        elif ranks.is_main and output is not None:
+            Path(output).write_text(json.dumps(found), encoding="utf-8")
+    leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,6 +1,11 @@
 """The methods by hand beside torch's own, on two ranks, and the counter of their collectives."""
 
+import json
+
 import pytest
+
+from common.launch import torchrun
+from labs.lab1_fsdp_advanced.by_hand import table
 
 METHODS = ["one_process", "ddp", "naive", "bucketed", "zero_1", "zero_redundancy"]
 PARAMETERS = 2 * 64 * 32 + 32 + (4 * 32**2 + 3 * 32 * 64 + 2 * 32)
@@ -107,3 +112,40 @@ def test_traffic_counts_each_collective_once_and_an_all_reduce_twice_by_volume(a
     assert collectives == 5
     assert volume == 2 * (2 * 24) + 24 + 48 + 48
     assert answers["sent"] == [0, volume / 2, volume * 3 / 4]
+
+
+def test_the_table_has_a_line_for_each_method(answers):
+    lines = table(answers["compare"], PARAMETERS).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == METHODS
+    assert lines[METHODS.index("zero_1")].split()[3:] == ["4.00", "2.00", "2"]
+
+
+def on_two_ranks(device, folder):
+    """What ``torchrun -m labs.lab1_fsdp_advanced.by_hand`` finds."""
+    output = folder / "found.json"
+    torchrun(
+        "labs.lab1_fsdp_advanced.by_hand",
+        [device, str(output)],
+        procs=2,
+        device=device,
+        log=folder / "ranks.log",
+    )
+    found = json.loads(output.read_text())
+    assert list(found) == METHODS
+    for row in found.values():
+        assert row["weight_difference"] < 1e-5
+        assert row["ddp_difference"] < 1e-5
+    return found
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_as_a_program(tmp_path):
+    on_two_ranks("cpu", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.multigpu
+def test_nccl_computes_and_counts_the_same(tmp_path):
+    found = on_two_ranks("cuda", tmp_path)
+    assert found["zero_1"]["collectives"] == 2
+    assert found["zero_1"]["volume_bytes"] == found["ddp"]["volume_bytes"]

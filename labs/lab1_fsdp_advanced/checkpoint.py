@@ -349,7 +349,7 @@ def initialise(model: nn.Module, optimizer: Optimizer) -> None:
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
-    get_optimizer_state_dict(model, optimizer)
+    state_of(model, optimizer)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
         if "step" in (state := optimizer.state.get(parameter, {})):

@@ -315,7 +315,8 @@ class _Files(FileSystem):
         except Exception as error:
             stream.raw.close()
             # torch.save answers a full disk with "unexpected pos 704 vs 598".
-            if (cause := stream.failure) is not None:
+            cause = stream.failure or error
+            if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, str(path)) from error
             raise
         self.written[Path(path).name] = File(stream.bytes, f"{stream.crc32:08x}")

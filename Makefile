@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench progress clean \
+.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 progress clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -105,6 +105,9 @@ format: $(READY) ## Rewrite the code in the project's style
 bench: $(READY) ## Every lab and the capstone at standard scale, one after the other
 	@for lab in $(foreach n,$(LABS),labs.$(MODULE_$(n))) capstone; do \
 		$(BIN)/python -m $$lab --scale $(SCALE) --device $(DEVICE) || exit $$?; done
+
+bench-lab1: $(READY) ## Lab 1: memory against throughput over strategies, precision, checkpointing
+	@$(BIN)/python -m labs.lab1_fsdp_advanced.bench $(RUN_OPTIONS)
 
 clean: ## Remove runs and caches; keeps work/ and .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

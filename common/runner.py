@@ -138,6 +138,7 @@ def main(
     title: str,
     claims: Sequence[Claim] = (),
     reading: Sequence[str] = (),
+    program: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Run ``story`` from the command line and exit.
@@ -149,8 +150,8 @@ def main(
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we
             signal.signal(number, _interrupt)
     try:
-        program = "python -m " + (lab if lab == "capstone" else f"labs.{lab}")
-        options, config = parse(program, title, scales, argv)
+        module = program or (lab if lab == "capstone" else f"labs.{lab}")
+        options, config = parse(f"python -m {module}", title, scales, argv)
         status = _run(lab, options, config, story, title, tuple(claims), tuple(reading))
     except InputError as error:
         status = _fail(str(error), EXIT_BAD_INPUT)

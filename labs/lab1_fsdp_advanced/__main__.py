@@ -10,6 +10,7 @@ from labs.lab1_fsdp_advanced.config import SCALES, Config
 
 if TYPE_CHECKING:
     from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.sharding import Strategy
     from labs.lab1_fsdp_advanced.worker import Job
 
 BILLION = 1_000_000_000
@@ -143,25 +144,30 @@ def prepare(run: Run, config: Config) -> Job:
 
 def plan(run: Run, config: Config, job: Job) -> list[Parallelism]:
     """The strategies that fit; what cannot is named, and nothing of it is allocated."""
-    from labs.lab1_fsdp_advanced.parallelize import Parallelism
-    from labs.lab1_fsdp_advanced.precision import Precision
+    from labs.lab1_fsdp_advanced.planner import fitting
     from labs.lab1_fsdp_advanced.sharding import Strategy
 
-    asked = [
-        Parallelism(
-            Strategy(name),
-            Precision(config.precision),
-            config.checkpointing,
-            config.offload,
-            bool(config.compile),
-        )
-        for name in config.strategies
-    ]
-    ways, refused = asked, []
+    asked = [how(config, Strategy(name)) for name in config.strategies]
+    ways, refused = fitting(job, asked, world=run.procs)
     for line in refused:
         print(line, flush=True)
         run.note(line)
     return ways
+
+
+def how(config: Config, strategy: Strategy) -> Parallelism:
+    """A strategy in the way that the options ask for."""
+    from labs.lab1_fsdp_advanced.parallelize import Parallelism
+    from labs.lab1_fsdp_advanced.precision import Precision
+
+    assert config.checkpointing != "auto", "Config.on has chosen"
+    return Parallelism(
+        strategy,
+        Precision(config.precision),
+        config.checkpointing,
+        config.offload,
+        bool(config.compile),
+    )
 
 
 def launch(run: Run, job: Job, *, procs: int, what: str) -> dict[str, Any]:
@@ -204,10 +210,11 @@ def compare_strategies(
     from labs.lab1_fsdp_advanced import report
     from labs.lab1_fsdp_advanced.sharding import Strategy
 
-    job = replace(job, save_at=job.steps - max(2, job.steps // 5), probe=True)
+    job = replace(job, save_at=save_step(job), probe=True)
     more = 4 if run.device == "cpu" and run.procs == 2 and config.global_batch % 8 == 0 else 0
     grid = [way for way in ways if more and way.strategy is Strategy.HYBRID_SHARD]
-    line = tuple(way for way in ways if way not in grid)
+    # The first is the one that saves a checkpoint.
+    line = tuple(sorted((w for w in ways if w not in grid), key=lambda w: w != saved_way(ways)))
     trained: dict[str, Any] = {"ways": {}, "worlds": {}}
     for some, procs in ((line, run.procs), (tuple(grid), more)):
         if some:
@@ -218,8 +225,18 @@ def compare_strategies(
                 trained |= {name: found[name] for name in ("differences", "by_hand")}
             else:
                 trained["differences"] |= found["differences"]
-    report.strategies(run, job, ways, trained)
+    report.strategies(run, job, ways, trained, tracker=config.tracker)
     return trained
+
+
+def save_step(job: Job) -> int:
+    """Late, so that little is left to do again; two steps at least."""
+    return job.steps - max(2, job.steps // 5)
+
+
+def saved_way(ways: list[Parallelism]) -> Parallelism:
+    """The one whose checkpoint is resumed: FULL_SHARD where it is there."""
+    return next((way for way in ways if way.strategy == "FULL_SHARD"), ways[0])
 
 
 def compare_variants(run: Run, config: Config, job: Job) -> None:
@@ -246,15 +263,16 @@ def compare_variants(run: Run, config: Config, job: Job) -> None:
 def learn(run: Run, config: Config, job: Job) -> None:
     """One longer run, with a profile of its steps."""
     from labs.lab1_fsdp_advanced import report
-    from labs.lab1_fsdp_advanced.parallelize import Parallelism
-    from labs.lab1_fsdp_advanced.precision import Precision
+    from labs.lab1_fsdp_advanced.sharding import Strategy
 
-    way = Parallelism(precision=Precision(config.precision), checkpointing=config.checkpointing)
+    way = how(config, Strategy.FULL_SHARD)
     longer = replace(
         job,
         ways=(way,),
         steps=config.learn_steps,
-        checkpoints="",
+        checkpoints=str(run.work / "learned"),
+        save_at=config.learn_steps // 2,
+        asynchronous=True,
         profile=str(run.dir / "traces"),
     )
     found = launch(run, longer, procs=run.procs, what="learning")["ways"][way.name]
@@ -271,14 +289,14 @@ def resume(
     """
     from labs.lab1_fsdp_advanced import report
 
-    way = next((way for way in ways if way.strategy == "FULL_SHARD"), ways[0])
+    way = saved_way(ways)
     name = way.name
     expected, world = trained["ways"][name], trained["worlds"][name]
     procs = 1 if config.precision == "fp32" else world
     again = replace(
         job,
         ways=(way,),
-        save_at=job.steps - max(2, job.steps // 5),
+        save_at=save_step(job),
         resume=True,
         output=str(run.work / "resumed.json"),
     )

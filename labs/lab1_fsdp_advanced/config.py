@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self, get_args
 
 from common.errors import require
 
 StrategyName = Literal["NO_SHARD", "ZERO_1", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
-CheckpointingName = Literal["none", "selective", "full"]
+CheckpointingName = Literal["auto", "none", "selective", "full"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 SizeName = Literal["auto", "0.2M", "4M", "10M", "50M", "125M", "350M", "1B", "1.3B", "3B", "8B"]
 VariantName = Literal["bf16", "fp16", "fp8", "selective", "full", "offload", "compile"]
 
@@ -20,18 +21,12 @@ class Config:
 
     model: SizeName = "4M"
     """Size; auto: 1B on CPU, 1.3B on GPUs."""
-    strategies: tuple[StrategyName, ...] = (
-        "NO_SHARD",
-        "ZERO_1",
-        "SHARD_GRAD_OP",
-        "FULL_SHARD",
-        "HYBRID_SHARD",
-    )
-    """Sharding strategies to compare; those that cannot fit in memory are left out, and named."""
+    strategies: tuple[StrategyName, ...] = STRATEGIES
+    """Sharding strategies to compare, those that fit in memory; none: all on GPUs, one on CPU."""
     precision: PrecisionName = "fp32"
     """Type of the matrix products; the weights are fp32 in all of them."""
     checkpointing: CheckpointingName = "none"
-    """Activations that are computed again in the backward pass."""
+    """Activations that are computed again in the backward pass; auto: full on CPU, none on GPUs."""
     offload: bool = False
     """Keep shards and optimizer in the memory of the host."""
     compile: bool | None = None
@@ -41,7 +36,7 @@ class Config:
     context: int = 128
     """Tokens that a window predicts; 0: 256 on CPU, 2048 on GPUs."""
     global_batch: int = 16
-    """Windows a step over all ranks and micro-batches; 0: 16 on CPU, 32 a GPU."""
+    """Windows a step over all ranks and micro-batches; 0: 4 on CPU, 8 a GPU."""
     accumulation: int = 2
     """Micro-batches a rank computes before the ranks exchange gradients."""
     steps: int = 40
@@ -50,6 +45,8 @@ class Config:
     """Steps of the run that learns the text; 0 leaves it out."""
     variant_steps: int = 8
     """Steps of each variant."""
+    tracker: bool = True
+    """Also predict memory with FSDPMemTracker, 1 to 20 seconds a strategy."""
     texts: int = 0
     """Docstrings to train on; 0: all."""
     hang: bool = True
@@ -75,17 +72,20 @@ class Config:
         require(self.learn_steps >= 0, "learn_steps", self.learn_steps, "must be >= 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be > 0")
         require(self.max_norm > 0, "max_norm", self.max_norm, "must be > 0", "try 1.0")
-        require(len(self.strategies) >= 1, "strategies", self.strategies, "must name at least one")
 
-    def on(self, device: str, procs: int) -> Config:
+    def on(self, device: str, procs: int) -> Self:
         """With every option that was left to the machine filled in."""
         gpu = device == "cuda"
         return replace(
             self,
             model=self.model if self.model != "auto" else ("1.3B" if gpu else "1B"),
             compile=self.compile if self.compile is not None else gpu,
+            strategies=self.strategies or (STRATEGIES if gpu else ("FULL_SHARD",)),
+            checkpointing=("none" if gpu else "full")
+            if self.checkpointing == "auto"
+            else self.checkpointing,
             context=self.context or (2048 if gpu else 256),
-            global_batch=self.global_batch or (32 * procs if gpu else 16),
+            global_batch=self.global_batch or (8 * procs if gpu else 4),
             steps=self.steps or (40 if gpu else 10),
         )
 
@@ -106,12 +106,13 @@ SCALES = {
     "standard": Config(compile=False),
     "full": Config(
         model="auto",
-        strategies=("FULL_SHARD",),
+        strategies=(),
         precision="bf16",
-        checkpointing="full",
+        checkpointing="auto",
         variants=(),
         context=0,
         global_batch=0,
+        accumulation=1,
         steps=0,
         learn_steps=0,
         hang=False,

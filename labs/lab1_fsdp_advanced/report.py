@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ PARTS = ("parameters", "gradients", "optimizer")
 GIB = 2**30
 
 
-def strategies(run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, Any]) -> None:
+def strategies(
+    run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, Any], *, tracker: bool
+) -> None:
     """Loss, speed and memory of each strategy; the claims about what was trained."""
     errors = {}
     for way in ways:
@@ -64,8 +67,10 @@ def strategies(run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[st
         n=len(errors),
         how="weights + gradients + optimizer between steps, formula against the tensors counted",
     )
-    peaks(run, job, ways, trained)
+    peaks(run, job, ways, trained, tracker=tracker)
     equivalence(run, trained)
+    for result in trained["ways"].values():
+        saved(run, "checkpoint", result)
     first = trained["ways"][ways[0].name]
     run.metric("lab1.parameters", first["parameters"], unit="parameters")
     run.metric("lab1.ranks", trained["worlds"][ways[0].name], unit="ranks")
@@ -113,7 +118,9 @@ def speed(
         )
 
 
-def peaks(run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, Any]) -> None:
+def peaks(
+    run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, Any], *, tracker: bool
+) -> None:
     """The peak of a step: by formula, by FSDPMemTracker, and measured."""
     cases, rows = [], []
     for way in ways:
@@ -131,14 +138,15 @@ def peaks(run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, An
                 device=job.device,
             )
         )
-    tracked = memory_tracker.predict_all(cases)
-    for way, case, by_tracker in zip(ways, cases, tracked, strict=True):
+    tracked = [each.held for each in memory_tracker.predict_all(cases)] if tracker else []
+    for way, case, by_tracker in zip_longest(ways, cases, tracked):
         arguments = {name: getattr(case, name) for name in case.__dataclass_fields__}
         formula = peak_memory.peak(**arguments, offload=way.offload).held
         measured = trained["ways"][way.name]["bytes"].get("peak")
         area = way.strategy.lower()
         run.metric(f"{area}.peak_formula_bytes", formula.total, unit="bytes")
-        run.metric(f"{area}.peak_tracker_bytes", by_tracker.held.total, unit="bytes")
+        if by_tracker:
+            run.metric(f"{area}.peak_tracker_bytes", by_tracker.total, unit="bytes")
         run.metric(
             f"{area}.peak_bytes",
             measured,
@@ -146,7 +154,7 @@ def peaks(run: Run, job: Job, ways: Sequence[Parallelism], trained: dict[str, An
             how="largest rank, tensors at the peak of one step",
             reason="" if measured else "read from resident memory at this size",
         )
-        rows.append(memory_tracker.Compared(way.strategy, formula, by_tracker.held, measured))
+        rows.append(memory_tracker.Compared(way.strategy, formula, by_tracker, measured))
     run.figure(
         "peak_memory",
         memory_tracker.figure(rows),
@@ -239,6 +247,15 @@ def variants(run: Run, job: Job, kinds: Mapping[str, Parallelism], found: dict[s
     )
 
 
+def saved(run: Run, area: str, result: dict[str, Any]) -> None:
+    """What a checkpoint cost: bytes, seconds until it was on disk, seconds training stood still."""
+    for save in result["saves"][:1]:
+        how = f"rank 0, step {save['step']}"
+        run.metric(f"{area}.bytes", save["bytes"], unit="bytes", how=how)
+        run.metric(f"{area}.written_s", save["written_s"], unit="s", how=how)
+        run.metric(f"{area}.stalled_s", save["stalled_s"], unit="s", how=how)
+
+
 def learned(run: Run, job: Job, result: dict[str, Any]) -> None:
     """The longer run: held-out loss beside the entropy of single tokens; where its time went."""
     entropy = run.results.metrics["tokens.unigram_entropy"].value
@@ -255,6 +272,7 @@ def learned(run: Run, job: Job, result: dict[str, Any]) -> None:
         unit="nats/token",
         how="entropy of single tokens less the held-out loss",
     )
+    saved(run, "checkpoint.asynchronous", result)
     profile = result["profile"]
     for name in ("communication_share", "exposed_share"):
         run.metric(

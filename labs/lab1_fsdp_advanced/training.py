@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from common.errors import InputError, RunError
 from common.exercises import exercise
 from labs.lab1_fsdp_advanced import checkpoint
+from labs.lab1_fsdp_advanced.async_checkpoint import Saver, Timing
 from labs.lab1_fsdp_advanced.precision import scaled_step
 
 Batch = TypeVar("Batch")
@@ -44,10 +46,11 @@ class StepResult:
 
 @dataclass
 class Fitted:
-    """What :func:`fit` did: the step it began at, and one result for each step since."""
+    """What :func:`fit` did: the step it began at, one result for each step since, its saves."""
 
     first_step: int
     history: list[StepResult] = field(default_factory=list)
+    saves: list[Timing] = field(default_factory=list)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
@@ -171,6 +174,7 @@ def fit(
     seed: int = 0,
     directory: Path | None = None,
     save_every: int = 0,
+    asynchronous: bool = False,
     extra: dict[str, Any] | None = None,
     on_step: Callable[[int, StepResult], None] | None = None,
 ) -> Fitted:
@@ -194,6 +198,8 @@ def fit(
         Where checkpoints are kept, the same folder for every rank.
     save_every
         Steps between checkpoints, and one after the last step; 0 saves none.
+    asynchronous
+        Train on while a checkpoint is written: see ``async_checkpoint.Saver``.
     extra
         JSON values kept with each checkpoint, such as the configuration.
     on_step
@@ -219,29 +225,42 @@ def fit(
             part.load_state_dict(loaded.extra[name])
     fitted = Fitted(0 if loaded is None else loaded.step)
     model.train()
-    for step in range(fitted.first_step, steps):
-        torch.manual_seed(Random(f"{seed}, {step}, {rank}").getrandbits(63))
-        result = train_step(
-            model,
-            optimizer,
-            batches(step, rank, world),
-            loss_fn,
-            max_norm=max_norm,
-            scheduler=scheduler,
-            scaler=scaler,
-            reshard_between=reshard_between,
-        )
-        fitted.history.append(result)
-        done = step + 1
-        if save_every and directory is not None and (done % save_every == 0 or done == steps):
-            kept = dict(extra or {})
-            for name, part in (("scheduler", scheduler), ("scaler", scaler)):
-                if part is not None:
-                    kept[name] = part.state_dict()
-            checkpoint.save(directory, model, optimizer, done, kept)
-        if on_step is not None:
-            on_step(done, result)
+    with _saver(directory, save_every, asynchronous) as saver:
+        for step in range(fitted.first_step, steps):
+            torch.manual_seed(Random(f"{seed}, {step}, {rank}").getrandbits(63))
+            result = train_step(
+                model,
+                optimizer,
+                batches(step, rank, world),
+                loss_fn,
+                max_norm=max_norm,
+                scheduler=scheduler,
+                scaler=scaler,
+                reshard_between=reshard_between,
+            )
+            fitted.history.append(result)
+            done = step + 1
+            if saver is not None and (done % save_every == 0 or done == steps):
+                kept = dict(extra or {})
+                for name, part in (("scheduler", scheduler), ("scaler", scaler)):
+                    if part is not None:
+                        kept[name] = part.state_dict()
+                saver.save(model, optimizer, done, kept)
+            elif saver is not None and asynchronous:
+                saver.poll()
+            if on_step is not None:
+                on_step(done, result)
+    if saver is not None:
+        fitted.saves = saver.timings
     return fitted
+
+
+def _saver(
+    directory: Path | None, save_every: int, asynchronous: bool
+) -> AbstractContextManager[Saver | None]:
+    if directory is None or not save_every:
+        return nullcontext()
+    return Saver(directory, asynchronous=asynchronous)
 
 
 def cosine_schedule(

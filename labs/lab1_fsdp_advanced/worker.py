@@ -62,7 +62,9 @@ class Job:
     tokens
         Folder of the prepared text.
     save_at
-        Step after which a checkpoint is saved, read again and trained on from; 0: none.
+        Step after which the first way saves a checkpoint, reads it and goes on; 0: none.
+    asynchronous
+        Train on while the checkpoint is written.
     resume
         Begin with the newest checkpoint that an earlier job left in ``checkpoints``.
     probe
@@ -86,6 +88,7 @@ class Job:
     logs: str
     output: str
     save_at: int = 0
+    asynchronous: bool = False
     resume: bool = False
     probe: bool = False
     profile: str = ""
@@ -221,6 +224,10 @@ def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) ->
         if ranks.is_main:
             print(f"{PROGRESS} {done} {job.steps} {result.loss:.4f} {way.name}", flush=True)
 
+    history: list[StepResult] = []
+    saves: list[dict[str, Any]] = []
+    save_at = job.save_at if way == job.ways[0] and not job.resume else 0
+
     def run(steps: int, save_every: int) -> tuple[int, list[StepResult]]:
         fitted = fit(
             model,
@@ -233,18 +240,19 @@ def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) ->
             scaler=scaler,
             reshard_between=way.reshard_between,
             seed=job.seed,
-            directory=Path(job.checkpoints) / str(way.strategy) if job.checkpoints else None,
+            directory=Path(job.checkpoints) if save_every or save_at or job.resume else None,
             save_every=save_every,
+            asynchronous=job.asynchronous,
             on_step=on_step,
         )
+        saves.extend(asdict(each) for each in fitted.saves)
         return fitted.first_step, fitted.history
 
-    history: list[StepResult] = []
-    if job.save_at and not job.resume:
-        history += run(job.save_at, job.save_at)[1]
+    if save_at:
+        history += run(save_at, save_at)[1]
     resumed_at, rest = run(job.steps, 0)
     history += rest
-    seconds, timed = clock.seconds(without=0 if job.resume else job.save_at)
+    seconds, timed = clock.seconds(without=save_at)
     peak = peak_of(ranks.device, str(way.precision))
     result = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -252,6 +260,7 @@ def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) ->
         "losses": [each.loss for each in history],
         "skipped": sum(each.skipped for each in history),
         "validation": [first_validation, validation_loss(job, model, ranks)],
+        "saves": saves,
         "step_seconds": seconds,
         "timed_steps": timed,
         "tokens_per_second": job.global_batch * job.context / seconds,

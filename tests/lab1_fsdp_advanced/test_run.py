@@ -62,5 +62,7 @@ def test_what_is_left_to_the_machine_is_larger_on_gpus():
     cpu, gpu = SCALES["full"].on("cpu", 2), SCALES["full"].on("cuda", 8)
     assert (cpu.model, cpu.context, cpu.compile) == ("1B", 256, False)
     assert (gpu.model, gpu.context, gpu.compile) == ("1.3B", 2048, True)
-    assert gpu.global_batch == 8 * 32
+    assert gpu.global_batch == 8 * 8
+    assert (cpu.strategies, cpu.checkpointing) == (("FULL_SHARD",), "full")
+    assert (len(gpu.strategies), gpu.checkpointing) == (5, "none")
     assert SCALES["standard"].on("cuda", 8) == SCALES["standard"]

@@ -99,9 +99,11 @@ def measure(ranks):
             "shapes": [list(zero.flat.shape), list(zero.shard.shape)],
         }
 
+    groups = {size: dist.new_group(list(range(size))) for size in (4, 3, 2, 1)}
+    # Largest first: what fails at once fails on all ranks, and none reports only a lost neighbour.
+    dist.barrier()
     answers = {}
-    for size in (1, 2, 3, 4):
-        group = dist.new_group(list(range(size)))
+    for size, group in groups.items():
         if ranks.rank < size:
             answers[str(size)] = train(AdamW, 20, size, group, ranks.rank)
             answers[f"{size} SGD"] = train(SGD, 3, size, group, ranks.rank)

@@ -291,8 +291,8 @@ def fail(ranks, folder):
     checkpoint.save(full_disk, model, optimizer, 1)
     if ranks.rank == 1:
         sys.addaudithook(fill_up)
-    large = build(width=300)  # more than a stream's buffer: torch.save itself meets the error
-    failure("disk full", lambda: checkpoint.save(full_disk, *large, 2))
+    large = build(width=30_000, layers=1)[0]  # no buffer holds it: torch.save meets the error
+    failure("disk full", lambda: checkpoint.save(full_disk, large, None, 2))
     answers["disk full, left"] = names(full_disk)
     with Saver(full_disk, asynchronous=True) as saver:
         saver.save(model, optimizer, 3)

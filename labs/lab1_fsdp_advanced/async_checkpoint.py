@@ -7,10 +7,13 @@ stays on the main thread, at a point that all ranks reach.
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
 import torch
@@ -23,7 +26,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from labs.lab1_fsdp_advanced import checkpoint
-from labs.lab1_fsdp_advanced.agreement import together
+from labs.lab1_fsdp_advanced.agreement import on_main, together
 from labs.lab1_fsdp_advanced.checkpoint import Draft
 from labs.lab1_fsdp_advanced.checkpoint_files import COPY_AHEAD
 
@@ -46,6 +49,24 @@ class Timing:
     step: int
     bytes: int
     stalled_s: float
+    written_s: float
+
+
+@dataclass(frozen=True)
+class Stalls:
+    """Medians of the slowest rank, for checkpoints of ``bytes`` on all ranks together.
+
+    Attributes
+    ----------
+    synchronous_s, asynchronous_s
+        Seconds in which training stood still for one checkpoint.
+    written_s
+        Seconds that an asynchronous one took to be written beside training.
+    """
+
+    bytes: int
+    synchronous_s: float
+    asynchronous_s: float
     written_s: float
 
 
@@ -221,3 +242,45 @@ class Saver:
     def _record(self, draft: Draft, stalled_s: float, written_s: float) -> None:
         size = sum(file.bytes for file in draft.writer.files.values())
         self.timings.append(Timing(draft.manifest.step, size, stalled_s, written_s))
+
+
+def compare(
+    directory: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    work: Callable[[], object],
+    *,
+    saves: int = 3,
+) -> Stalls:
+    """Time synchronous saves against asynchronous ones. A collective; leaves no checkpoint.
+
+    Parameters
+    ----------
+    directory
+        An empty or absent folder on the disk in question.
+    work
+        What the ranks do between two saves, such as training steps: long enough to be worth a
+        checkpoint, or the asynchronous save has nothing to hide behind.
+    saves
+        Counted, of each kind. One more comes first, because it allocates what the others reuse.
+    """
+    kinds: list[list[Timing]] = []
+    for asynchronous in (False, True):
+        with Saver(directory, keep=1, asynchronous=asynchronous) as saver:
+            for step in range(saves + 1):
+                saver.save(model, optimizer, step)
+                work()
+                saver.poll()
+        kinds.append(saver.timings[1:])
+    on_main(lambda: shutil.rmtree(directory))
+    ranks = together(lambda: kinds)
+
+    def slowest(kind: int, value: Callable[[Timing], float]) -> float:
+        return max(median(value(timing) for timing in rank[kind]) for rank in ranks)
+
+    return Stalls(
+        bytes=sum(rank[0][-1].bytes for rank in ranks),
+        synchronous_s=slowest(0, lambda timing: timing.stalled_s),
+        asynchronous_s=slowest(1, lambda timing: timing.stalled_s),
+        written_s=slowest(1, lambda timing: timing.written_s),
+    )

@@ -1,6 +1,12 @@
 """Saving while training goes on: what is copied, when it counts, and what it leaves untouched."""
 
+import inspect
+import json
+import textwrap
+
 import pytest
+
+from common.launch import torchrun
 
 
 def measure(ranks, folder):
@@ -12,7 +18,7 @@ def measure(ranks, folder):
 
     from common.errors import RunError
     from labs.lab1_fsdp_advanced import checkpoint
-    from labs.lab1_fsdp_advanced.async_checkpoint import Saver
+    from labs.lab1_fsdp_advanced.async_checkpoint import Saver, compare
     from labs.lab1_fsdp_advanced.sharding import Strategy, shard
     from labs.lab1_fsdp_advanced.training import full
 
@@ -99,6 +105,12 @@ def measure(ranks, folder):
     saver.wait()
     answers["waited"] = name(place)
     saver.close()
+
+    stalls = compare(Path(folder, "compared"), model, optimizer, lambda: time.sleep(0.1), saves=1)
+    answers["compared"] = [
+        stalls.bytes, min(stalls.synchronous_s, stalls.asynchronous_s, stalls.written_s),
+        Path(folder, "compared").exists(),
+    ]  # fmt: skip
 
     place = Path(folder, "failed")
     try:
@@ -212,3 +224,79 @@ def test_a_save_before_the_first_step_disturbs_nothing(answers, optimizer):
 def test_an_evaluation_before_a_save_or_a_load_makes_no_difference(answers, strategy):
     """After a forward pass alone, FSDP may show whole weights where the optimizer knows shards."""
     assert answers[f"evaluated {strategy}"] == 0
+
+
+def test_stalls_of_both_kinds_are_compared(answers):
+    size, least, left = answers["compared"]
+    assert size > 12 * (6 * 64 + 65 * 3), "weights and two moments, in fp32"
+    assert least > 0
+    assert not left
+
+
+def on_gpus(ranks, folder, output):
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from labs.lab1_fsdp_advanced import checkpoint
+    from labs.lab1_fsdp_advanced.async_checkpoint import Saver, compare
+    from labs.lab1_fsdp_advanced.sharding import Strategy, shard
+    from labs.lab1_fsdp_advanced.training import full
+
+    def build(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(8)))
+        shard(model, Strategy.FULL_SHARD, device=ranks.device, blocks=list(model))
+        return model, torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step():
+        model(torch.ones(64, 2048, device=ranks.device)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = build(0)
+    step()
+    saved = [full(p.detach()).clone() for p in model.parameters()]
+    with Saver(Path(folder), asynchronous=True) as saver:
+        saver.save(model, optimizer, 1)
+        step()
+    again, its = build(9)
+    checkpoint.load(Path(folder), again, its, verify=True)
+    pairs = zip(again.parameters(), saved, strict=True)
+    differ = sum(not torch.equal(full(mine.detach()), expected) for mine, expected in pairs)
+
+    def work():
+        for _ in range(100):
+            step()
+        torch.cuda.synchronize()
+
+    stalls = compare(Path(folder, "compared"), model, optimizer, work)
+    if ranks.is_main:
+        Path(output).write_text(json.dumps(asdict(stalls) | {"differ": differ}))
+
+
+@pytest.mark.slow
+@pytest.mark.multigpu
+def test_on_gpus_the_copy_is_taken_before_training_goes_on(tmp_path, monkeypatch):
+    """Non-blocking copies to pinned memory are waited for; the thread touches no GPU."""
+    source = textwrap.dedent(inspect.getsource(on_gpus))
+    script = f"""
+import sys
+from labs.lab1_fsdp_advanced.distributed import leave, process_group
+{source}
+with process_group("cuda") as ranks:
+    on_gpus(ranks, *sys.argv[1:])
+leave()
+"""
+    (tmp_path / "saves_on_gpus.py").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    output = tmp_path / "answer.json"
+    arguments = [str(tmp_path / "checkpoints"), str(output)]
+    torchrun("saves_on_gpus", arguments, procs=2, device="cuda", log=tmp_path / "ranks.log")
+    found = json.loads(output.read_text())
+    print(found)
+    assert found["differ"] == 0
+    assert 0 < found["asynchronous_s"] < found["synchronous_s"], found

@@ -5,7 +5,7 @@ precision  weights, moments   matrix product  grad. sum    what can go wrong
 =========  =================  ==============  ===========  =======================================
 fp32       fp32               fp32            fp32         slow, nothing else
 bf16       fp32               bf16            fp32         8 bits of mantissa; range as in fp32
-fp16       fp32               fp16            fp32         gradients below 6e-8 are 0
+fp16       fp32               fp16            fp32         gradients below 3e-8 are 0
 fp8        fp32               e4m3 / e5m2     fp32         each tensor needs a scale of its own
 =========  =================  ==============  ===========  =======================================
 

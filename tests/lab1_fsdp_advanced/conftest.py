@@ -31,8 +31,11 @@ if __name__ == "__main__":
         except BaseException as error:
             traceback.print_exc()
             answer = {{"error": f"{{type(error).__name__}}: {{error}}"}}
-            with open(sys.argv[1] + ".error", "w") as stream:
-                json.dump(answer, stream)
+            try:  # the first to fail says why; the others have only lost it
+                with open(sys.argv[1] + ".error", "x") as stream:
+                    json.dump(answer, stream)
+            except FileExistsError:
+                pass
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)

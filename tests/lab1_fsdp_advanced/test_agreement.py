@@ -26,7 +26,7 @@ def measure(ranks):
 
 
 def test_all_ranks_raise_what_one_of_them_met(on_ranks):
-    """Alone it would leave the other in the next collective, until a timeout names the wrong one."""
+    """One that raised alone would leave the other in its next collective until the timeout."""
     answers = on_ranks(measure)
     assert answers["all"] == [0, 1]
     assert answers["main"] == 0

@@ -34,6 +34,7 @@ def torchrun(
     device: str,
     log: Path,
     on_line: Callable[[str], None] | None = None,
+    max_restarts: int = 0,
 ) -> None:
     """Run ``python -m module args`` on ``procs`` ranks of this host and wait.
 
@@ -49,28 +50,31 @@ def torchrun(
         Called with each line the ranks print, as it comes. Ranks share one pipe: a line stays whole
         when it is written at once, as ``print(..., flush=True)`` does on a buffered stream. (With
         ``PYTHONUNBUFFERED`` text and newline are two writes, and lines of two ranks run together.)
+    max_restarts
+        Times that torchrun starts all ranks again after one has failed.
 
     Raises
     ------
     RunError
-        When a rank fails: with the first failing rank's error, signal or exit status, and the
-        log's path.
+        When a rank fails (once more than ``max_restarts``): with the first failing rank's error,
+        signal or exit status, and the log's path.
     """
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // procs)),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }
-    env.pop("PYTHONUNBUFFERED", None)
-    if device == "cpu":
-        env["CUDA_VISIBLE_DEVICES"] = ""
     recent: deque[str] = deque(maxlen=2000)
     with (
         tempfile.TemporaryDirectory(prefix="rendezvous-") as meeting,
         log.open("a", encoding="utf-8") as stream,
         supervised(
-            _command(meeting, procs, module, args), env=env, name=f"torchrun {module}"
+            command(
+                module,
+                args,
+                procs=procs,
+                endpoint=str(Path(meeting) / "store"),
+                conf="store_type=file",
+                log_dir=Path(meeting),
+                max_restarts=max_restarts,
+            ),
+            env=environment(procs=procs, device=device),
+            name=f"torchrun {module}",
         ) as child,
     ):
         for line in child.output:
@@ -80,26 +84,65 @@ def torchrun(
                 on_line(line.rstrip())
         status = child.wait()
     if status != 0:
-        raise RunError(f"{module} failed on {procs} ranks: {_cause(recent)} (log: {log})")
+        raise RunError(f"{module} failed on {procs} ranks: {cause(recent)} (log: {log})")
 
 
-def _command(meeting: str, procs: int, module: str, args: Sequence[str]) -> list[str]:
-    """torchrun for one host, kept on loopback.
+def environment(*, procs: int, device: str, interface: str = "lo") -> dict[str, str]:
+    """Environment of torchrun with ``procs`` ranks on this host that talk over ``interface``.
+
+    Parameters
+    ----------
+    procs, device
+        See :func:`torchrun`.
+    """
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // procs)),
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
+    env.pop("PYTHONUNBUFFERED", None)
+    if device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    return env
+
+
+def command(
+    module: str,
+    args: Sequence[str],
+    *,
+    procs: int,
+    endpoint: str,
+    conf: str,
+    log_dir: Path,
+    nodes: int = 1,
+    address: str = LOOPBACK,
+    max_restarts: int = 0,
+) -> list[str]:
+    """torchrun for one of ``nodes`` hosts, reached by the others at ``address``.
 
     ``--standalone`` would look up the host's own name, which hangs where no resolver knows it, and
     would keep the rendezvous on a port open to the network; a file does as well on one host.
     ``--no-python`` because torchrun would start Python with ``-u``: see ``on_line`` above.
+
+    Parameters
+    ----------
+    endpoint, conf
+        Where the rendezvous is kept, and its ``--rdzv-conf``: a file, or host and port.
+    log_dir
+        A folder for torchrun's files, which it would leave in ``/tmp`` otherwise.
     """
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nnodes", "1", "--nproc-per-node", str(procs), "--max-restarts", "0"),
-        *("--local-addr", LOOPBACK, "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"),
-        *("--rdzv-endpoint", str(Path(meeting) / "store"), "--rdzv-id", "run"),
+        *("--nnodes", str(nodes), "--nproc-per-node", str(procs)),
+        *("--max-restarts", str(max_restarts), "--log-dir", str(log_dir)),
+        *("--local-addr", address, "--rdzv-backend", "c10d", "--rdzv-conf", conf),
+        *("--rdzv-endpoint", endpoint, "--rdzv-id", "run"),
         *("--no-python", sys.executable, "-m", module, *args),
     ]
 
 
-def _cause(lines: Sequence[str]) -> str:
+def cause(lines: Sequence[str]) -> str:
     """What the first failing rank died of, from torchrun's output.
 
     The ranks that lose a failed peer raise too, often earlier than torchrun reports the failure, so
@@ -117,6 +160,9 @@ def _cause(lines: Sequence[str]) -> str:
     if root and root["signal"]:
         hint = " (often out of memory)" if root["signal"] == "SIGKILL" else ""
         return f"{rank}: killed by {root['signal']}{hint}"
+    for said in lost:
+        if said.startswith(f"{rank}: "):
+            return said
     for line in lines:  # before a rank has joined the group, nothing marks its lines
         if (found := EARLY_ERROR.match(line)) and "ChildFailedError" not in line:
             return f"{rank}: {found[1] or found[2]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from common.errors import RunError
-from common.launch import _cause, torchrun
+from common.launch import cause, torchrun
 
 TINY = """
 import os, signal, sys, time
@@ -24,6 +25,9 @@ print(f"rank {rank} threads {os.environ['OMP_NUM_THREADS']}", flush=True)
 print(f"gpus '{os.environ.get('CUDA_VISIBLE_DEVICES')}'", flush=True)
 if mode == "fail" and rank == 1:
     raise ValueError("no rows left for this rank")
+if mode == "once" and not os.path.exists(sys.argv[2]):
+    open(sys.argv[2], "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
 if mode == "hang":
     time.sleep(300)
 total = torch.tensor([float(rank + 1)])
@@ -103,6 +107,27 @@ def test_two_ranks_reduce_and_their_lines_stream_out_whole(
 
 
 @pytest.mark.slow
+def test_torchrun_leaves_nothing_in_the_temporary_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --log-dir each run leaves a torchelastic_ folder behind."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))  # read by torchrun; this process has read its own
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    torchrun(tiny, ["sum", "1"], procs=1, device="cpu", log=tmp_path / "log")
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_ranks_are_started_again_after_a_failure_if_asked(tiny: str, tmp_path: Path) -> None:
+    log, marker = tmp_path / "log", tmp_path / "failed"
+    torchrun(tiny, ["once", str(marker)], procs=1, device="cpu", log=log, max_restarts=1)
+    assert marker.exists()
+    assert "sum 1" in log.read_text()
+
+
+@pytest.mark.slow
 def test_a_failing_rank_is_named_with_its_error_and_the_log(tiny: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(RunError) as failure:
@@ -131,7 +156,7 @@ def test_a_module_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "cause"),
+    ("lines", "expected"),
     [
         pytest.param(
             ["[rank1]: ValueError: boom", LOST, SUMMARY.format(exit=FAILED)],
@@ -165,11 +190,16 @@ def test_a_module_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
             "rank 1: ValueError: early",
             id="before joining the group",
         ),
+        pytest.param(
+            [LOST.replace("rank0", "rank1"), SUMMARY.format(exit=FAILED)],
+            f"rank 1: {LOST[9:]}",
+            id="the peer was on another host",
+        ),
         pytest.param([LOST], f"rank 0: {LOST[9:]}", id="only a lost connection"),
         pytest.param(["one", "two", "three", "four"], "two | three | four", id="last lines"),
         pytest.param([], "no output", id="nothing"),
     ],
 )
-def test_the_cause_is_the_rank_that_failed_first(lines: list[str], cause: str) -> None:
+def test_the_cause_is_the_rank_that_failed_first(lines: list[str], expected: str) -> None:
     """Peers of a dead rank raise too, and often print before torchrun reports what happened."""
-    assert _cause([line for text in lines for line in text.splitlines()]) == cause
+    assert cause([line for text in lines for line in text.splitlines()]) == expected

@@ -6,7 +6,17 @@ import torch
 from torch import nn
 
 
-def train_step(model, optimizer, micro_batches, loss_fn, *, max_norm, scheduler=None):
+def train_step(
+    model,
+    optimizer,
+    micro_batches,
+    loss_fn,
+    *,
+    max_norm,
+    scheduler=None,
+    scaler=None,
+    reshard_between=True,
+):
     if not micro_batches:
         raise InputError("micro_batches is empty: a step needs at least one")
     count = len(micro_batches)
@@ -14,14 +24,22 @@ def train_step(model, optimizer, micro_batches, loss_fn, *, max_norm, scheduler=
     total = torch.zeros(())
     for number, batch in enumerate(micro_batches, start=1):
         model.set_requires_gradient_sync(number == count)
+        if not reshard_between:
+            model.set_reshard_after_backward(number == count)
         loss = loss_fn(model, batch)
-        loss.backward()
+        (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
-    norm = float(full(nn.utils.clip_grad_norm_(model.parameters(), limit)))
-    if not math.isfinite(norm):
-        raise RunError(f"the norm of the gradient is {norm}")
-    optimizer.step()
+    skipped = False
+    if scaler is None:
+        norm = float(full(nn.utils.clip_grad_norm_(model.parameters(), limit)))
+        if not math.isfinite(norm):
+            raise RunError(f"the norm of the gradient is {norm}")
+        optimizer.step()
+    else:
+        norm, skipped = scaled_step(optimizer, model.parameters(), scaler, limit)
+        if skipped and scaler.get_scale() < LEAST_SCALE:
+            raise RunError("the gradient overflows at any scale: training has diverged")
     optimizer.zero_grad()
-    if scheduler is not None:
+    if scheduler is not None and not skipped:
         scheduler.step()
-    return StepResult(float(mean_over_ranks(total)), norm)
+    return StepResult(float(mean_over_ranks(total)), norm, skipped)

@@ -51,7 +51,9 @@ def torchrun(
         when it is written at once, as ``print(..., flush=True)`` does on a buffered stream. (With
         ``PYTHONUNBUFFERED`` text and newline are two writes, and lines of two ranks run together.)
     max_restarts
-        Times that torchrun starts all ranks again after one has failed.
+        Times that torchrun starts all ranks again after one has failed. They then get a new store:
+        torchrun would hand the second attempt the store of the first, in which the ranks find the
+        addresses of dead ones (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``).
 
     Raises
     ------
@@ -59,6 +61,9 @@ def torchrun(
         When a rank fails (once more than ``max_restarts``): with the first failing rank's error,
         signal or exit status, and the log's path.
     """
+    env = environment(procs=procs, device=device)
+    if max_restarts:
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     recent: deque[str] = deque(maxlen=2000)
     with (
         tempfile.TemporaryDirectory(prefix="rendezvous-") as meeting,
@@ -73,7 +78,7 @@ def torchrun(
                 log_dir=Path(meeting),
                 max_restarts=max_restarts,
             ),
-            env=environment(procs=procs, device=device),
+            env=env,
             name=f"torchrun {module}",
         ) as child,
     ):

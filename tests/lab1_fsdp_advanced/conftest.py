@@ -110,10 +110,16 @@ def start(
 
 @pytest.fixture(scope="module")
 def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answers]:
-    """``on_ranks(function, *arguments, procs=2)``: see :func:`start`."""
+    """``on_ranks(function, *arguments, procs=2, timeout=60)``: see :func:`start`."""
     folder = tmp_path_factory.mktemp("ranks")
 
-    def run(function: Callable[..., dict[str, Any]], *arguments: object, procs: int = 2) -> Answers:
-        return start(function, folder, procs=procs, arguments=tuple(map(str, arguments)))
+    def run(
+        function: Callable[..., dict[str, Any]],
+        *arguments: object,
+        procs: int = 2,
+        timeout: float = 60,
+    ) -> Answers:
+        given = tuple(map(str, arguments))
+        return start(function, folder, procs=procs, arguments=given, timeout=timeout)
 
     return run

@@ -5,6 +5,9 @@ no longer end, and starts all of them again, up to ``--max-restarts`` times, as 
 job goes on where it was only because ``fit`` looks for a checkpoint first: the restart is
 torchrun's part, the resume is ours.
 
+A scheduler that takes the nodes away announces it: its job file makes the file ``stop`` (see
+``jobs/``), and the ranks save and end after the step they are at.
+
 ``python -m labs.lab1_fsdp_advanced.elastic`` kills a rank, shows what the restart cost, and goes on
 from the same checkpoint with one rank.
 """
@@ -18,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +29,11 @@ from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError, RunError, req
 from common.launch import torchrun
 
 MODULE = "labs.lab1_fsdp_advanced.elastic"
+STOP = "stop"
+
+
+class Stopped(Exception):
+    """The run was asked to end, and has saved."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Plan:
     save_every: int = 3
     kill_rank: int | None = None
     kill_after: int = 0
-    asynchronous: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ def run(plan: Plan, folder: Path, *, procs: int, max_restarts: int = 0) -> list[
     ----------
     folder
         Keeps checkpoints, the log, and the file that says the rank has been killed already. Given
-        again, the run goes on from its newest checkpoint, on any number of ranks.
+        again, the run goes on from its newest checkpoint, on any number of ranks. A file ``stop``
+        in it makes the ranks save and end after a step.
     max_restarts
         How often torchrun starts the ranks again.
 
@@ -95,7 +105,7 @@ def run(plan: Plan, folder: Path, *, procs: int, max_restarts: int = 0) -> list[
     record.unlink(missing_ok=True)
     args = ["--rank", str(folder), json.dumps(asdict(plan))]
     log = folder / "ranks.log"
-    torchrun(MODULE, args, procs=procs, device="cpu", log=log, max_restarts=max_restarts)
+    torchrun(MODULE, args, procs=procs, device=plan.device, log=log, max_restarts=max_restarts)
     lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
     return [Step(**json.loads(line)) for line in lines]
 
@@ -130,7 +140,9 @@ def killed_at(folder: Path) -> float:
 def rank_main(folder: Path, plan: Plan) -> None:
     """What every rank runs: nothing in it knows of restarts, but for the kill."""
     import torch
+    import torch.distributed as dist
 
+    from labs.lab1_fsdp_advanced import checkpoint
     from labs.lab1_fsdp_advanced.distributed import leave, process_group
     from labs.lab1_fsdp_advanced.model import Shape, next_token_loss
     from labs.lab1_fsdp_advanced.parallelize import Parallelism, parallelize
@@ -139,13 +151,13 @@ def rank_main(folder: Path, plan: Plan) -> None:
     shape = Shape(64, 2, 4, 32, 256, kv_heads=2)
     text = torch.Generator().manual_seed(0)
     windows = torch.randint(shape.vocabulary, (plan.steps, 8, shape.context + 1), generator=text)
-    marker = folder / "killed"
-    with process_group("cpu") as ranks:
+    marker, directory = folder / "killed", folder / "checkpoints"
+    with process_group(plan.device) as ranks:
         model = parallelize(shape, Parallelism(), ranks, seed=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
         def batches(step: int, rank: int, world: int) -> list[torch.Tensor]:
-            return [windows[step][rank::world]]
+            return [windows[step][rank::world].to(ranks.device)]
 
         def on_step(done: int, result: StepResult) -> None:
             if ranks.is_main:
@@ -156,18 +168,25 @@ def rank_main(folder: Path, plan: Plan) -> None:
                 time.sleep(0.2)  # so that rank 0, if it is another, has written its step
                 marker.write_text(repr(time.time()), encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
+            # One rank looks and all obey: the file may appear between the looks of two ranks.
+            stop = torch.tensor([float((folder / STOP).exists())], device=ranks.device)
+            dist.broadcast(stop, src=0)
+            if stop.item():
+                if done % plan.save_every and done != plan.steps:
+                    checkpoint.save(directory, model, optimizer, step=done)
+                raise Stopped
 
-        fit(
-            model,
-            optimizer,
-            batches,
-            next_token_loss,
-            steps=plan.steps,
-            directory=folder / "checkpoints",
-            save_every=plan.save_every,
-            asynchronous=plan.asynchronous,
-            on_step=on_step,
-        )
+        with suppress(Stopped):
+            fit(
+                model,
+                optimizer,
+                batches,
+                next_token_loss,
+                steps=plan.steps,
+                directory=directory,
+                save_every=plan.save_every,
+                on_step=on_step,
+            )
     leave()
 
 

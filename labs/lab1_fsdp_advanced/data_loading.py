@@ -61,7 +61,17 @@ class TokenDataset:
         return (self.tokens - 1) // self.context
 
     def windows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of the windows with these numbers: [n] -> [n, context + 1]."""
+        """Tokens of the windows with these numbers: [n] -> [n, context + 1].
+
+        Raises
+        ------
+        InputError
+            For a number that is not one of a window.
+        """
+        for number in (int(np.min(indices)), int(np.max(indices))) if len(indices) else ():
+            require(
+                0 <= number < len(self), "window", number, f"must be from 0 to {len(self) - 1:,}"
+            )
         places = np.asarray(indices)[:, None] * self.context + np.arange(self.context + 1)
         shard = np.searchsorted(self._starts, places, side="right") - 1
         found = np.empty(places.shape, dtype=np.int64)
@@ -120,11 +130,22 @@ def rank_indices(
         In the order in which the rank reads them. ``epoch_order(seed, epoch, windows)`` is the
         order of an epoch.
 
+    Raises
+    ------
+    InputError
+        When the ranks do not divide the global batch.
+
     Examples
     --------
     >>> rank_indices(0, 1, 2, windows=100, global_batch=4, seed=0).shape
     (2,)
     """
+    require(
+        global_batch % world == 0,
+        "global_batch",
+        global_batch,
+        f"must be a multiple of {world} rank(s)",
+    )
     positions = step * global_batch + np.arange(rank, global_batch, world)
     epochs, places = np.divmod(positions, windows)
     found = np.empty(len(positions), dtype=np.int64)

@@ -4,7 +4,7 @@ Layout of a folder::
 
     index.json                what it was made from, how many bytes and tokens
     tokenizer.json
-    train/index.json          tokens, the type of an id, the bytes of each shard
+    train/index.json          tokens, the type of an id, bytes and CRC-32 of each shard
     train/00000.bin, ...      ids, one document after the other, an end of document after each
     validation/...
 """
@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from labs.lab1_fsdp_advanced.tokenizer import Tokenizer
 INDEX = "index.json"
 TOKENIZER = "tokenizer.json"
 PARTS = ("train", "validation")
-FORMAT = 1
+FORMAT = 2
 TRAINED_ON_BYTES = 16 * 2**20
 """Text from which the merges are learned; more changes the rare tokens only."""
 ENCODED_AT_ONCE = 2000
@@ -80,8 +81,13 @@ def prepare_tokens(
     Raises
     ------
     InputError
-        For fewer than two texts, or a share that leaves a part without any.
+        For fewer than two texts, a share that leaves a part without any, or a folder that holds
+        something else.
+    RunError
+        When the files of an earlier preparation were damaged.
     """
+    # Half a surrogate pair, which some docstrings hold, cannot be encoded.
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
     held_out = round(len(texts) * validation_share)
     require(len(texts) >= 2, "texts", len(texts), "must be at least 2 documents")
     require(
@@ -93,6 +99,8 @@ def prepare_tokens(
     made_from = fingerprint(texts, vocabulary, validation_share, seed, shard_tokens)
     if (found := existing(folder, made_from)) is not None:
         return found
+    if folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+        raise InputError(f"{folder} holds something else; give a folder of its own")
     order = np.random.default_rng(seed).permutation(len(texts))
     parts = {
         "validation": [texts[at] for at in order[:held_out]],
@@ -160,7 +168,7 @@ def existing(folder: Path, made_from: str) -> TokenFiles | None:
     if about.get("made_from") != made_from:
         return None
     for part in PARTS:
-        shard_paths(folder / part)
+        shard_paths(folder / part, verify=True)
     return TokenFiles(
         folder,
         about["vocabulary"],
@@ -187,13 +195,14 @@ def write_shards(
     folder.mkdir()
     kind = np.dtype("<u2" if tokenizer.vocabulary <= 2**16 else "<u4")
     end = np.array([tokenizer.end_of_document])
-    shards: list[int] = []
+    shards: list[tuple[int, int]] = []
     waiting: list[NDArray[np.int64]] = []
     held = total = 0
 
     def flush(ids: NDArray[np.int64]) -> None:
-        (folder / f"{len(shards):05d}.bin").write_bytes(ids.astype(kind).tobytes())
-        shards.append(len(ids) * kind.itemsize)
+        content = ids.astype(kind).tobytes()
+        (folder / f"{len(shards):05d}.bin").write_bytes(content)
+        shards.append((len(content), zlib.crc32(content)))
 
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         for ids in tokenizer.encode(texts[start : start + ENCODED_AT_ONCE]):
@@ -213,26 +222,27 @@ def write_shards(
     return total
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a part, each as long as the index says.
+def shard_paths(folder: Path, *, verify: bool = False) -> list[Path]:
+    """The shards of a part, each as long as the index says; with ``verify``, of its checksum too.
 
     Raises
     ------
     InputError
         For a folder without an index.
     RunError
-        For a shard that is missing or has another length: the folder must be made again.
+        For a shard that is missing, has another length or another content: the folder must be made
+        again.
     """
     about = read_index(folder)
     paths = []
-    for number, size in enumerate(about["shards"]):
+    for number, (size, checksum) in enumerate(about["shards"]):
         path = folder / f"{number:05d}.bin"
         found = path.stat().st_size if path.exists() else 0
-        if found != size:
-            raise RunError(
-                f"{path} has {found:,} bytes, its index says {size:,}: delete {folder.parent} and "
-                "run again"
-            )
+        wrong = f"has {found:,} bytes, its index says {size:,}" if found != size else ""
+        if verify and not wrong and zlib.crc32(path.read_bytes()) != checksum:
+            wrong = "has another content than its index says"
+        if wrong:
+            raise RunError(f"{path} {wrong}: delete {folder.parent} and run again")
         paths.append(path)
     return paths
 

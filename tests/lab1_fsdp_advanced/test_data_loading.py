@@ -162,6 +162,18 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(tokens):
         batches(0, 0, 4)
 
 
+@pytest.mark.parametrize("number", [-1, 10**6])
+def test_a_window_that_is_not_there_is_refused(tokens, number):
+    data = TokenDataset(tokens.folder / "train", 10)
+    with pytest.raises(InputError, match=f"window = {number} must be from 0 to"):
+        data.windows(np.array([0, number]))
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(InputError, match="global_batch = 5 must be a multiple of 2 rank"):
+        rank_indices(0, 0, 2, windows=10, global_batch=5, seed=0)
+
+
 def test_a_text_shorter_than_a_window_is_refused(tokens):
     with pytest.raises(InputError, match=r"a window needs 1,000,001"):
         TokenDataset(tokens.folder / "train", context=1_000_000)

@@ -133,3 +133,26 @@ def test_two_processes_at_once_share_one_preparation(tmp_path, monkeypatch):
 
 def in_cache(_):
     return str(cached_tokens(TEXTS, vocabulary=300).folder)
+
+
+def test_a_byte_that_changed_is_found_before_it_is_read(tmp_path):
+    """A wrong id would be a device assert on a GPU, hours later."""
+    made = prepare_tokens(TEXTS, tmp_path / "t", vocabulary=300, shard_tokens=200)
+    shard = made.folder / "train" / "00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[7] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(RunError, match=r"00000\.bin has another content"):
+        prepare_tokens(TEXTS, made.folder, vocabulary=300, shard_tokens=200)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds something else"):
+        prepare_tokens(TEXTS, tmp_path, vocabulary=300)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_preparation(tmp_path):
+    made = prepare_tokens([*TEXTS, "broken \ud800 text"], tmp_path / "t", vocabulary=300)
+    assert made.train_tokens > 0

@@ -24,6 +24,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -253,6 +254,11 @@ def resident_peak() -> int:
     """Most bytes of this process in memory so far, interpreter and libraries included.
 
     Linux counts pages, and an allocator returns them late: use it for models of gigabytes, where
-    the 0.4 GiB of a process that has only imported torch do not matter.
+    the 0.4 GiB of a process that has only imported torch do not matter. Not ``ru_maxrss`` where
+    there is ``VmHWM``: it begins with the peak of the process that started this one.
     """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

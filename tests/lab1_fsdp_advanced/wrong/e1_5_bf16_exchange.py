@@ -1,0 +1,16 @@
+"""Sums gradients in bf16: FSDP2 was told to reduce in fp32."""
+
+
+def predicted(parameters, strategy, world, local_world, *, states=2, compute_bytes=4, moment=None):
+    sharing = ranks_that_share(strategy, world, local_world)
+    shards = MASTER * parameters // sharing
+    optimizer = states * MASTER * parameters // sharing
+    if moment is None:
+        return Held(shards, shards, optimizer)
+    gradients = MASTER * moment.reduced // sharing + compute_bytes * moment.pending
+    if moment.accumulated:
+        gradients += MASTER * (parameters - moment.reduced)
+    freed = strategy in FREED_BETWEEN_PASSES
+    whole = moment.working if freed else parameters - moment.reduced
+    unsharded = compute_bytes * (whole + moment.gathering + moment.exchanging)
+    return Held(shards, gradients, optimizer, unsharded, moment.activations)

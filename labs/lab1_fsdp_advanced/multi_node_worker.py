@@ -23,7 +23,7 @@ from labs.lab1_fsdp_advanced.sharding import Strategy
 from labs.lab1_fsdp_advanced.training import StepResult, fit
 
 SHAPE = Shape(64, 2, 4, 32, 256, kv_heads=2)
-STEPS, WINDOWS = 4, 16
+STEPS, WINDOWS, LETTERS = 4, 16, 8
 JOBS = [
     (strategy, micro_batches)
     for micro_batches in (1, 4)
@@ -97,9 +97,9 @@ def measure(
 ) -> dict[str, Any]:
     """Losses of a few steps on the same windows, whoever trains, and bytes on ``interface``."""
     text = torch.Generator().manual_seed(0)
-    windows = torch.randint(SHAPE.vocabulary, (STEPS, WINDOWS, SHAPE.context + 1), generator=text)
+    windows = torch.randint(LETTERS, (STEPS, WINDOWS, SHAPE.context + 1), generator=text)
     model = parallelize(SHAPE, Parallelism(strategy), ranks, seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     counted: list[int] = []
 
     def batches(step: int, rank: int, world: int) -> list[Tensor]:

@@ -57,6 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def test_a_killed_run_ends_as_the_undisturbed_one(runs: Runs) -> None:
     """Weights, moments, step and batches all come back; any of them lost would show here."""
     assert [step.number for step in runs.whole] == list(range(1, STEPS + 1))
+    assert runs.whole[-1].loss < runs.whole[0].loss - 0.1
     assert losses(runs.done) == pytest.approx(losses(runs.whole), abs=1e-6)
 
 

@@ -69,7 +69,8 @@ def test_two_nodes_lose_as_much_as_one_process(
 ) -> None:
     """Where the ranks are must not change what they learn."""
     alone = job(found, "1", "FULL_SHARD", micro_batches)["losses"]
-    assert len(set(alone)) == STEPS
+    assert len(alone) == STEPS
+    assert alone[-1] < alone[0] - 0.1, "a model that does not learn proves nothing"
     losses = job(found, layout, strategy, micro_batches)["losses"]
     assert losses == pytest.approx(alone, abs=1e-5)
 

@@ -13,8 +13,10 @@ STRATEGIES = [str(strategy) for strategy in Strategy]
 def measure(ranks):
     import torch
     from torch import nn
-    from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
     from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 
@@ -89,6 +91,63 @@ def measure(ranks):
         output.sum().backward()
         weight = next(model.parameters())
         answers[f"bf16 {strategy}"] = [*seen.pop(), str(weight.dtype), str(weight.grad.dtype)]
+
+    class Allocations(TorchDispatchMode):
+        """Memory on the CPU behind the results of operations; kept, so that no address returns."""
+
+        def __init__(self):
+            super().__init__()
+            self.seen = {}
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for made in tree_leaves(result):
+                local = made.to_local() if isinstance(made, DTensor) else made
+                if isinstance(local, torch.Tensor) and local.device.type == "cpu":
+                    self.seen[local.untyped_storage().data_ptr()] = local.untyped_storage()
+            return result
+
+        def bytes(self):
+            return sum(storage.nbytes() for storage in self.seen.values())
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    policy = CPUOffloadPolicy(pin_memory=False)
+    cases = [(str(strategy), strategy, None) for strategy in Strategy]
+    cases += [("FULL_SHARD offload", Strategy.FULL_SHARD, policy)]
+    cases += [("NO_SHARD offload", Strategy.NO_SHARD, policy)]
+    torch.manual_seed(2)
+    alone = Wide()
+    wide = torch.randn(8, 64)
+    alone(wide).square().mean().backward()
+    for name, strategy, offload in cases:
+        with torch.device("meta"):
+            model = Wide()
+        with Allocations() as made:
+            shard(model, strategy, device="cpu", blocks=list(model.blocks), offload=offload)
+        answer = {
+            "meta": sum(p.is_meta for p in model.parameters()),
+            "allocated": made.bytes(),
+            "whole": 3 * 64 * 64 * 4,
+        }
+        if not answer["meta"]:
+            for theirs, its in zip(model.parameters(), alone.parameters()):
+                value = distribute_tensor(its.detach(), theirs.device_mesh, theirs.placements)
+                theirs.detach().copy_(value)
+            model(wide[mine]).square().mean().backward()
+            answer["difference"] = max(
+                float((theirs.grad.full_tensor() - its.grad).abs().max())
+                for theirs, its in zip(model.parameters(), alone.parameters())
+            )
+        answers[f"meta {name}"] = answer
     return answers
 
 
@@ -125,12 +184,12 @@ def test_every_block_is_a_communication_group_of_its_own(answers, strategy):
 @pytest.mark.exercise("1.1")
 @pytest.mark.parametrize(
     ("strategy", "expected"),
-    [("NO_SHARD", "none"), ("SHARD_GRAD_OP", "all"), ("FULL_SHARD", "all")],
+    [("NO_SHARD", "none"), ("ZERO_1", "all"), ("SHARD_GRAD_OP", "all"), ("FULL_SHARD", "all")],
 )
 def test_parameters_are_sharded_between_steps_unless_the_strategy_says_no(
     answers, strategy, expected
 ):
-    """ZeRO-2 and 3 keep a part of each weight between steps; NO_SHARD keeps all on every rank.
+    """ZeRO keeps a part of each weight between steps; NO_SHARD keeps all on every rank.
 
     That is where the optimizer's memory goes down by the number of ranks.
     """
@@ -141,15 +200,17 @@ def test_parameters_are_sharded_between_steps_unless_the_strategy_says_no(
 
 @pytest.mark.exercise("1.1")
 def test_only_zero_3_frees_a_block_after_its_forward_pass(answers):
-    """FULL_SHARD (ZeRO-3) frees each block when it has run; SHARD_GRAD_OP (ZeRO-2) keeps it.
+    """FULL_SHARD (ZeRO-3) frees each block when it has run; ZeRO-1 and 2 keep it.
 
-    ZeRO-2 saves the second all-gather and pays with the whole model in memory until the backward
-    pass. With the flag the wrong way round both train well and each has the other's memory.
+    They save the second all-gather and pay with the whole model in memory until the backward pass.
+    With the flag the wrong way round all train well and each has the other's memory.
     """
-    freed, total = answers["FULL_SHARD"]["blocks_sharded_after_forward"]
-    assert freed == total, f"FULL_SHARD: {freed} of {total} block weights were freed after forward"
-    freed, total = answers["SHARD_GRAD_OP"]["blocks_sharded_after_forward"]
-    assert freed == 0, f"SHARD_GRAD_OP: {freed} of {total} block weights were freed after forward"
+    for strategy, freed_of in (("FULL_SHARD", 1), ("SHARD_GRAD_OP", 0), ("ZERO_1", 0)):
+        freed, total = answers[strategy]["blocks_sharded_after_forward"]
+        assert freed == freed_of * total, (
+            f"{strategy}: {freed} of {total} block weights were freed after forward, expected "
+            f"{freed_of * total}"
+        )
 
 
 @pytest.mark.exercise("1.1")
@@ -172,6 +233,35 @@ def test_bf16_computes_over_fp32_weights_and_fp32_gradients(answers, strategy):
     )
     assert (kept, gradient) == ("torch.float32", "torch.float32"), (
         f"{strategy}: weights are kept in {kept} and gradients in {gradient}"
+    )
+
+
+@pytest.mark.exercise("1.1")
+@pytest.mark.parametrize("case", [*STRATEGIES, "FULL_SHARD offload", "NO_SHARD offload"])
+def test_a_model_from_meta_gets_memory_after_it_is_sharded(answers, case):
+    """Shapes first, then shards, then memory: filled with the same weights it is the same model.
+
+    Only so can a model be trained that no single device can hold.
+    """
+    answer = answers[f"meta {case}"]
+    assert answer["meta"] == 0, f"{case}: {answer['meta']} weights are still on meta"
+    assert answer["difference"] < 1e-5, (
+        f"{case}: gradients differ by {answer['difference']:.3g}, limit 1e-5"
+    )
+
+
+@pytest.mark.exercise("1.1")
+@pytest.mark.parametrize("strategy", ["ZERO_1", "SHARD_GRAD_OP", "FULL_SHARD"])
+def test_no_rank_ever_holds_a_whole_model_from_meta(answers, strategy):
+    """Each rank allocates its half. A model materialised first needs all of it on every rank.
+
+    With 8 billion weights that is 32 GB before the first shard is made.
+    """
+    answer = answers[f"meta {strategy}"]
+    half = answer["whole"] / 2
+    assert answer["allocated"] == pytest.approx(half, rel=0.1), (
+        f"{strategy}: {answer['allocated']:,} bytes were allocated, expected the {half:,.0f} of "
+        f"this rank's shards; the whole model has {answer['whole']:,}"
     )
 
 

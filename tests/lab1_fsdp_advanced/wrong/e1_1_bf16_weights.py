@@ -16,17 +16,31 @@ def shard(
     blocks: Sequence[nn.Module] | None = None,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = torch.float32,
+    offload=None,
 ) -> nn.Module:
     mesh = make_mesh(strategy, device)
-    model.to(device)
+    keep = OffloadPolicy() if offload is None or strategy is Strategy.NO_SHARD else offload
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if not on_meta:
+        model.to(device)
     if param_dtype is not None:
         model.to(param_dtype)
-    policy = MixedPrecisionPolicy(param_dtype=param_dtype)
+    inner = outer = MixedPrecisionPolicy(param_dtype=param_dtype)
     if strategy is Strategy.NO_SHARD:
         for block in blocks or ():
-            replicate(block, mesh=mesh, mp_policy=policy)
-        return replicate(model, mesh=mesh, mp_policy=policy)
-    reshard = strategy is not Strategy.SHARD_GRAD_OP
-    for block in blocks or ():
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+            replicate(block, mesh=mesh, mp_policy=inner)
+        replicate(model, mesh=mesh, mp_policy=outer)
+    else:
+        reshard = strategy not in (Strategy.ZERO_1, Strategy.SHARD_GRAD_OP)
+        for block in blocks or ():
+            fully_shard(
+                block,
+                mesh=mesh,
+                reshard_after_forward=reshard,
+                mp_policy=inner,
+                offload_policy=keep,
+            )
+        fully_shard(model, mesh=mesh, mp_policy=outer, offload_policy=keep)
+    if on_meta:
+        model.to_empty(device="cpu" if isinstance(keep, CPUOffloadPolicy) else device)
+    return model

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 
 
 def shard(
@@ -16,12 +16,21 @@ def shard(
     blocks: Sequence[nn.Module] | None = None,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = torch.float32,
+    offload=None,
 ) -> nn.Module:
     mesh = make_mesh(strategy, device)
-    model.to(device)
+    keep = OffloadPolicy() if offload is None or strategy is Strategy.NO_SHARD else offload
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if not on_meta:
+        model.to(device)
+    inner = precision(param_dtype, reduce_dtype, root=False)
+    outer = precision(param_dtype, reduce_dtype, root=True)
     from torch.distributed.device_mesh import init_device_mesh
 
     line = init_device_mesh("cpu", (mesh.size(),))
     for block in blocks or ():
-        fully_shard(block, mesh=line, mp_policy=precision(param_dtype, reduce_dtype, root=False))
-    return fully_shard(model, mesh=line, mp_policy=precision(param_dtype, reduce_dtype, root=True))
+        fully_shard(block, mesh=line, mp_policy=inner, offload_policy=keep)
+    fully_shard(model, mesh=line, mp_policy=outer, offload_policy=keep)
+    if on_meta:
+        model.to_empty(device="cpu" if isinstance(keep, CPUOffloadPolicy) else device)
+    return model

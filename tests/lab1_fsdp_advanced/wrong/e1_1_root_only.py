@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 
 
 def shard(
@@ -16,15 +16,21 @@ def shard(
     blocks: Sequence[nn.Module] | None = None,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = torch.float32,
+    offload=None,
 ) -> nn.Module:
     mesh = make_mesh(strategy, device)
-    model.to(device)
-    policy = precision(param_dtype, reduce_dtype, root=True)
+    keep = OffloadPolicy() if offload is None or strategy is Strategy.NO_SHARD else offload
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if not on_meta:
+        model.to(device)
+    outer = precision(param_dtype, reduce_dtype, root=True)
     if strategy is Strategy.NO_SHARD:
-        return replicate(model, mesh=mesh, mp_policy=policy)
-    return fully_shard(
-        model,
-        mesh=mesh,
-        reshard_after_forward=strategy is not Strategy.SHARD_GRAD_OP,
-        mp_policy=policy,
-    )
+        replicate(model, mesh=mesh, mp_policy=outer)
+    else:
+        reshard = strategy not in (Strategy.ZERO_1, Strategy.SHARD_GRAD_OP)
+        fully_shard(
+            model, mesh=mesh, reshard_after_forward=reshard, mp_policy=outer, offload_policy=keep
+        )
+    if on_meta:
+        model.to_empty(device="cpu" if isinstance(keep, CPUOffloadPolicy) else device)
+    return model

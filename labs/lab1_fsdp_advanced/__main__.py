@@ -211,7 +211,8 @@ def compare_strategies(
     from labs.lab1_fsdp_advanced.sharding import Strategy
 
     job = replace(job, save_at=save_step(job), probe=True)
-    more = 4 if run.device == "cpu" and run.procs == 2 and config.global_batch % 8 == 0 else 0
+    divides = config.global_batch % (4 * config.accumulation) == 0
+    more = 4 if run.device == "cpu" and run.procs == 2 and divides else 0
     grid = [way for way in ways if more and way.strategy is Strategy.HYBRID_SHARD]
     # The first is the one that saves a checkpoint.
     line = tuple(sorted((w for w in ways if w not in grid), key=lambda w: w != saved_way(ways)))

@@ -119,6 +119,7 @@ def measure(
         "mesh": list(weight.device_mesh.shape),
         "ranks": weight.device_mesh.mesh.tolist(),
         "losses": [result.loss for result in fitted.history],
+        "norms": [result.grad_norm for result in fitted.history],
     }
     if interface:
         nodes = ranks.world // ranks.local_world

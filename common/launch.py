@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import RunError
@@ -35,6 +35,7 @@ def torchrun(
     log: Path,
     on_line: Callable[[str], None] | None = None,
     max_restarts: int = 0,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Run ``python -m module args`` on ``procs`` ranks of this host and wait.
 
@@ -54,6 +55,8 @@ def torchrun(
         Times that torchrun starts all ranks again after one has failed. They then get a new store:
         torchrun would hand the second attempt the store of the first, in which the ranks find the
         addresses of dead ones (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``).
+    variables
+        More environment variables for the ranks.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def torchrun(
         When a rank fails (once more than ``max_restarts``): with the first failing rank's error,
         signal or exit status, and the log's path.
     """
-    env = environment(procs=procs, device=device)
+    env = environment(procs=procs, device=device) | dict(variables or {})
     if max_restarts:
         env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     recent: deque[str] = deque(maxlen=2000)

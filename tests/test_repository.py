@@ -216,7 +216,7 @@ def test_every_declared_package_is_pinned_to_a_version_it_allows(accel: str) -> 
 @cache
 def targets() -> set[str]:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"^([a-z][a-z-]*):", text, flags=re.MULTILINE))
+    named = set(re.findall(r"^([a-z][a-z0-9-]*):", text, flags=re.MULTILINE))
     return named | {
         f"{verb}{number}" for verb in ("lab", "start", "check", "traps") for number in range(1, 7)
     }

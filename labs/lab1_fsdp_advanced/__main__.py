@@ -224,7 +224,9 @@ def compare_strategies(
     trained: dict[str, Any] = {"ways": {}, "worlds": {}}
     for some, procs in ((line, run.procs), (tuple(grid), more)):
         if some:
-            found = launch(run, replace(job, ways=some), procs=procs, what="strategies")
+            save_at = job.save_at if some is line else 0
+            part = replace(job, ways=some, save_at=save_at)
+            found = launch(run, part, procs=procs, what="strategies")
             trained["ways"] |= found["ways"]
             trained["worlds"] |= dict.fromkeys(found["ways"], procs)
             if some is line:

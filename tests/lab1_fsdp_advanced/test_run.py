@@ -30,6 +30,8 @@ def test_the_smoke_run_trains_alike_with_every_strategy_and_resumes(tmp_path):
     losses += [metrics["zero_1.validation_loss"], metrics["shard_grad_op.validation_loss"]]
     assert len(losses) == 5
     assert max(losses) - min(losses) < 1e-4
+    first = metrics["no_shard.first_loss"]
+    assert metrics["hybrid_shard.first_loss"] == pytest.approx(first, abs=1e-4)
     assert metrics["full_shard.parameters_bytes"] < 0.51 * metrics["no_shard.parameters_bytes"]
     for strategy in ("no_shard", "zero_1", "shard_grad_op", "full_shard", "hybrid_shard"):
         measured = metrics[f"{strategy}.peak_bytes"]

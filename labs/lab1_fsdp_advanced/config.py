@@ -57,8 +57,9 @@ class Config:
     """Largest L2 norm of the whole gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("accumulation", "variant_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name, least in (("accumulation", 1), ("variant_steps", 2)):
+            value = getattr(self, name)
+            require(value >= least, name, value, f"must be at least {least}")
         for name, least in (("context", 1), ("global_batch", 1), ("steps", 4)):
             value = getattr(self, name)
             require(value == 0 or value >= least, name, value, f"must be at least {least}")

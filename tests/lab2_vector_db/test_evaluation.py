@@ -124,3 +124,86 @@ def test_latency_is_measured_once_a_query_on_one_thread():
     assert "one thread" in summary.how
     assert 0 < summary.p50_ms <= summary.p99_ms
     assert faiss.omp_get_max_threads() == threads, "the number of threads must be set back"
+
+
+def test_anything_that_answers_can_be_timed():
+    asked = []
+
+    def answer(queries):
+        asked.append(queries.shape)
+        return np.zeros((len(queries), 1))
+
+    summary = evaluation.measure_latency(answer, np.ones((7, 3)), warmup=2)
+    assert summary.n == 7
+    assert asked == [(1, 3)] * 9
+
+
+def test_search_parameters_of_an_answer_are_refused_rather_than_ignored():
+    with pytest.raises(InputError, match="nprobe = 8"):
+        evaluation.measure_latency(lambda queries: None, np.ones((7, 3)), nprobe=8)
+
+
+def test_the_collector_and_the_threads_are_set_back_after_an_error():
+    import gc
+
+    import faiss
+
+    def answer(queries):
+        assert not gc.isenabled()
+        assert faiss.omp_get_max_threads() == 1
+        raise RuntimeError("gone")
+
+    threads = faiss.omp_get_max_threads()
+    with pytest.raises(RuntimeError, match="gone"):
+        evaluation.answer_serially(answer, np.ones((3, 2)))
+    assert gc.isenabled()
+    assert faiss.omp_get_max_threads() == threads
+
+
+def test_the_measured_size_is_that_of_the_file():
+    import faiss
+
+    index = faiss.index_factory(8, "IVF4,Flat")
+    vectors = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
+    index.train(vectors)
+    index.add(vectors)
+    expected = faiss.serialize_index(index).nbytes / 500
+    assert evaluation.bytes_per_vector(index) == expected
+
+
+def test_a_vector_as_near_as_the_kth_neighbour_counts_in_recall_with_ties():
+    """Ids 5 and 6 are equally near: whichever the exact search named, the other is right too."""
+    true_scores = np.array([[0.0, 1.0, 4.0]])
+    found = np.array([[1, 2, 6]])
+    recall = evaluation.recall_with_ties(found, np.array([[0.0, 1.0, 4.0]]), true_scores, "l2")
+    assert recall[0] == 1.0
+    assert evaluation.recall_at_k(found, np.array([[1, 2, 5]]))[0] == pytest.approx(2 / 3)
+    farther = evaluation.recall_with_ties(found, np.array([[0.0, 1.0, 4.1]]), true_scores, "l2")
+    assert farther[0] == pytest.approx(2 / 3)
+
+
+def test_recall_with_ties_is_never_above_one_and_counts_an_id_once():
+    true_scores = np.array([[2.0, 2.0]])
+    many = np.array([[7, 3, 9, 4]])
+    twice = np.array([[7, 7, -1, -1]])
+    for ids, expected in ((many, 1.0), (twice, 0.5)):
+        scores = np.where(ids >= 0, 2.0, np.nan)
+        recall = evaluation.recall_with_ties(ids, scores, true_scores, "inner_product")
+        assert recall[0] == expected
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+def test_on_data_with_ties_recall_by_id_is_too_low(metric):
+    """Two exact searches that settle ties differently: both are perfect, recall_at_k says not."""
+    from labs.lab2_vector_db.ground_truth import exact_neighbours, exact_scores
+
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(0, 2, size=(500, 6)).astype(np.float32)
+    queries = rng.integers(0, 2, size=(40, 6)).astype(np.float32)
+    true_scores, true_ids = exact_neighbours(vectors, queries, 10, metric)
+    backwards = exact_neighbours(vectors[::-1], queries, 10, metric).ids
+    found = len(vectors) - 1 - backwards
+    scores = exact_scores(vectors, queries, found, metric)
+    by_distance = evaluation.recall_with_ties(found, scores, true_scores, metric)
+    assert (by_distance == 1).all()
+    assert evaluation.recall_at_k(found, true_ids).mean() < 0.8

@@ -1,0 +1,122 @@
+"""The index of a segment: trained on its vectors, or added to quantizers trained before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from labs.lab2_vector_db.drift import Drift, Profile, compare, measure
+from labs.lab2_vector_db.index_types import Metric, Recipe
+from labs.lab2_vector_db.manifest import Options, Schema
+from labs.lab2_vector_db.segments import INDEX, TRAINED, Build, Built, Segment
+
+Vectors = NDArray[np.float32]
+POINTS_PER_CENTROID = 39  # the least that faiss trains on without a warning
+ENOUGH_PER_CENTROID = 128
+SLICE_ROWS = 65_536
+
+
+class Stopped(Exception):
+    """The collection is being closed: give up, and leave everything as it was."""
+
+
+def index_recipe(schema: Schema) -> Recipe | None:
+    """The schema's recipe with the metric that its vectors are compared by."""
+    if schema.recipe is None:
+        return None
+    metric: Metric = "l2" if schema.metric == "l2" else "inner_product"
+    return replace(schema.recipe, metric=metric)
+
+
+def least_rows(recipe: Recipe) -> int:
+    """Vectors that training needs: 39 a centroid, of the lists or of a codebook."""
+    from labs.lab2_vector_db.index_types import IVF, PQ
+
+    centroids = 0
+    if isinstance(recipe.structure, IVF):
+        centroids = recipe.structure.n_lists
+    if isinstance(recipe.code, PQ):
+        centroids = max(centroids, 2**recipe.code.bits)
+    return POINTS_PER_CENTROID * centroids
+
+
+def training_rows(recipe: Recipe, n_rows: int) -> NDArray[np.int64]:
+    """Rows to train on, evenly spaced: 128 a list and 65,536 at least, or all."""
+    from labs.lab2_vector_db.index_types import IVF
+
+    lists = recipe.structure.n_lists if isinstance(recipe.structure, IVF) else 0
+    wanted = min(n_rows, max(ENOUGH_PER_CENTROID * lists, 65_536))
+    return np.linspace(0, n_rows - 1, wanted).astype(np.int64)
+
+
+def profile_of(segment: Segment) -> Profile | None:
+    """The profile that the segment's quantizers had in training."""
+    kept = segment.entry.profile
+    return Profile(kept["error"], kept["imbalance"], int(kept["rows"])) if kept else None
+
+
+def trained_index(segment: Segment) -> faiss.Index:
+    """The segment's index without its rows, a copy of the caller's own."""
+    return faiss.read_index(str(segment.folder / TRAINED))
+
+
+def drift_of(donor: Segment, vectors: Vectors) -> Drift | None:
+    """New vectors against those that the donor's quantizers were trained on; None: no drift."""
+    training = profile_of(donor)
+    if training is None or len(vectors) < 2:
+        return None
+    new = measure(trained_index(donor), vectors)
+    return None if new is None else compare(training, new)
+
+
+def train(vectors: Vectors, recipe: Recipe, *, seed: int) -> tuple[faiss.Index, Profile | None]:
+    """A trained, empty index, and the profile of the vectors it was trained on."""
+    from labs.lab2_vector_db.index_building import new_index
+
+    index = new_index(vectors.shape[1], recipe, seed=seed)
+    sample = vectors[training_rows(recipe, len(vectors))]
+    index.train(sample)
+    return index, measure(index, sample) if len(sample) > 1 else None
+
+
+def index_builder(
+    schema: Schema,
+    options: Options,
+    donor: Segment | None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Build:
+    """How to make the index of a new segment: given its folder and vectors, writes both files.
+
+    Parameters
+    ----------
+    donor
+        A segment whose quantizers are reused; None trains new ones, where the rows suffice.
+    stop
+        Asked between slices; True gives up.
+    """
+    recipe = index_recipe(schema)
+
+    def build(folder: Path, vectors: Vectors) -> Built | None:
+        if recipe is None or len(vectors) < max(1, options.index_rows):
+            return None
+        if donor is not None:
+            index, profile = trained_index(donor), profile_of(donor)
+        elif len(vectors) >= least_rows(recipe):
+            index, profile = train(vectors, recipe, seed=options.seed)
+        else:
+            return None
+        faiss.write_index(index, str(folder / TRAINED))
+        for start in range(0, len(vectors), SLICE_ROWS):
+            if stop():
+                raise Stopped
+            index.add(vectors[start : start + SLICE_ROWS])
+        faiss.write_index(index, str(folder / INDEX))
+        return Built(donor is None, None if profile is None else asdict(profile))
+
+    return build

@@ -270,17 +270,8 @@ class WriteAheadLog:
     def _write(self, buffers: list[bytes]) -> None:
         """Write the buffers at the end; on failure cut back to where the end was."""
         self._check_usable()
-        at, first = self._end, 0
-        left = [memoryview(buffer) for buffer in buffers]
         try:
-            while first < len(left):
-                written = os.pwritev(self._file, left[first : first + BUFFERS_PER_CALL], at)
-                at += written
-                while first < len(left) and written >= len(left[first]):
-                    written -= len(left[first])
-                    first += 1
-                if written:
-                    left[first] = left[first][written:]
+            end = _write_all(self._file, buffers, self._end)
         except OSError as error:
             size = sum(len(buffer) for buffer in buffers)
             try:
@@ -291,7 +282,7 @@ class WriteAheadLog:
                 f"{size} bytes could not be written to {self._path()} ({error}); the write is "
                 "refused and the log is as it was: free some space and write again"
             ) from error
-        self._end = at
+        self._end = end
 
     def _refuse_from_now_on(self, why: str) -> None:
         """Poison the log, and try to cut off what was not acknowledged."""
@@ -328,7 +319,7 @@ class WriteAheadLog:
         file = -1
         try:
             file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            os.pwrite(file, segment_header(first_lsn), 0)
+            _write_all(file, [segment_header(first_lsn)], 0)
             os.fsync(file)
             partial.rename(path)
             _sync_folder(self._folder)
@@ -351,6 +342,23 @@ class WriteAheadLog:
 
     def _path(self, first_lsn: int | None = None) -> Path:
         return self._folder / f"{first_lsn or self._first_lsn:020d}.wal"
+
+
+def _write_all(file: int, buffers: list[bytes], at: int) -> int:
+    """Write the buffers from offset ``at``, and return where they end.
+
+    One call may write less than it was given, without an error: the next one says why.
+    """
+    left, first = [memoryview(buffer) for buffer in buffers], 0
+    while first < len(left):
+        written = os.pwritev(file, left[first : first + BUFFERS_PER_CALL], at)
+        at += written
+        while first < len(left) and written >= len(left[first]):
+            written -= len(left[first])
+            first += 1
+        if written:
+            left[first] = left[first][written:]
+    return at
 
 
 def _sync_folder(folder: Path) -> None:

@@ -270,8 +270,9 @@ def _column(name: str, kind: FieldType, given: Sequence[Any]) -> Column:
         right = given.ndim == 1 and given.dtype.kind in NUMPY_KINDS[kind]
         require(right, f"array of field {name!r}", f"{given.dtype}{list(given.shape)}", limit)
         valid = np.ones(len(given), np.bool_)
-        fits = given.dtype.kind != "u" or not (given > np.iinfo(np.int64).max).any()
-        require(fits or kind == "float", f"field {name!r}", str(given.max()), "must fit into int64")
+        if kind == "int" and given.dtype.kind == "u" and len(given):
+            largest = int(given.max())
+            require(largest < 2**63, f"field {name!r}", largest, "must fit into int64")
         if kind == "keyword":
             values = given.tolist()
     else:

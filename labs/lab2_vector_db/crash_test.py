@@ -44,6 +44,7 @@ from labs.lab2_vector_db.collection import Collection
 from labs.lab2_vector_db.crash_writer import State, Tell, fork, write_until_killed
 from labs.lab2_vector_db.reference_model import (
     KINDS,
+    OPTIONS,
     SCHEMA,
     Findings,
     Operation,
@@ -53,12 +54,12 @@ from labs.lab2_vector_db.reference_model import (
 ROOT = Path(__file__).resolve().parents[2]
 AIMS = {  # what kills are aimed at: how often, up to which one, and a first guess how long it takes
     "open": (0.1, 1, 0.02),
-    "upsert": (0.15, 24, 0.005),
-    "delete": (0.05, 12, 0.005),
+    "upsert": (0.15, 10, 0.005),
+    "delete": (0.05, 5, 0.005),
     "flush": (0.2, 2, 0.02),
     "compact": (0.2, 2, 0.02),
-    "acknowledged": (0.1, 24, 0.001),
-    "any": (0.2, 1, 0.2),
+    "acknowledged": (0.1, 16, 0.001),
+    "any": (0.2, 1, 0.15),
 }
 SILENCE_S = 60.0
 
@@ -271,7 +272,11 @@ def kill_loop(
     state = State(folder, store, seed, writers, power_cuts > 0)
     state.begun = list(range(writers))
     state.typical_s = {kind: seconds for kind, (_, _, seconds) in AIMS.items()}
-    child, pipe = fork(lambda tell: store.create(folder, SCHEMA).close(), syncs=power_cuts > 0)
+
+    def create(tell: Tell) -> None:
+        store.create(folder, SCHEMA, **OPTIONS).close()
+
+    child, pipe = fork(create, syncs=power_cuts > 0)
     for message, *values in _watch(child, pipe, None, state.typical_s):
         if message == "failed":
             raise RunError(f"the collection could not be created: {values[0]}")

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from labs.lab2_vector_db.collection import Collection, Schema
 from labs.lab2_vector_db.filters import Range
+from labs.lab2_vector_db.index_types import IVF, Recipe
 
 Kind = Literal["upsert", "delete", "flush", "compact"]
 DIMENSION, N_IDS, LARGEST_BATCH = 16, 480, 24
-SCHEMA = Schema(DIMENSION, "l2", {"operation": "int"})
+# Every list is visited, so that an indexed segment answers exactly too.
+SCHEMA = Schema(DIMENSION, "l2", {"operation": "int"}, recipe=Recipe(IVF(2, nprobe=2)))
+OPTIONS = {"flush_rows": 150, "index_rows": 80, "max_segments": 3}
 KINDS: tuple[Kind, ...] = ("upsert", "delete", "flush", "compact")
-MIX = (0.62, 0.24, 0.08, 0.06)
+MIX = (0.6, 0.22, 0.1, 0.08)
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,7 @@ def _compare_searches(collection: Collection, model: Model, findings: Findings) 
 def perform(collection: Collection, step: Operation) -> None:
     """Do the operation on a collection."""
     if step.kind == "upsert":
-        numbers = np.full(step.ids.size, step.number)
-        collection.upsert(step.ids, step.vectors, {"operation": numbers})
+        collection.upsert(step.ids, step.vectors, {"operation": [step.number] * step.ids.size})
     elif step.kind == "delete":
         collection.delete(step.ids)
     elif step.kind == "flush":

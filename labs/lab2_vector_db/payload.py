@@ -319,7 +319,7 @@ def _join(columns: list[Column]) -> Column:
     codes = np.concatenate(
         [table[each.values] if len(table) else each.values for table, each in zip(tables, columns)]
     )
-    used = np.unique(codes[valid])
+    used = np.flatnonzero(np.bincount(codes[valid], minlength=len(words)))
     if len(used) < len(words):
         words = words.take(used)
         codes = np.where(valid, np.searchsorted(used, codes), 0).astype(np.int32)

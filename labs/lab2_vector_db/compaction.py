@@ -24,7 +24,6 @@ from labs.lab2_vector_db.segment_index import (
     Stopped,
     drift_of,
     index_builder,
-    index_recipe,
     least_rows,
 )
 from labs.lab2_vector_db.segments import Segment, write_segment
@@ -81,7 +80,7 @@ def choose_all(
 
 def rows_for_index(segments: Sequence[LiveSegment], schema: Schema, options: Options) -> float:
     """Rows from which a new segment gets an index; infinite without a recipe."""
-    recipe = index_recipe(schema)
+    recipe = schema.index_recipe
     if recipe is None:
         return math.inf
     trained = any(live.segment.index is not None for live in segments)
@@ -104,7 +103,7 @@ def needs_training(
     donor's quantizers stay.
     """
     rows = sum(live.n_alive for live in sources)
-    recipe = index_recipe(schema)
+    recipe = schema.index_recipe
     if donor is None or recipe is None:
         return True, None
     if retrain is False or rows < least_rows(recipe):

@@ -8,13 +8,13 @@ fails, recall falls and latency rises. Two numbers show it, without any query.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import require
+from labs.lab2_vector_db.search import unwrap
 
 SAMPLE_ROWS = 16_384
 MAX_ERROR_RATIO = 1.25
@@ -90,11 +90,14 @@ def measure(index: faiss.Index, vectors: NDArray[np.float32]) -> Profile | None:
     require(len(vectors) >= 2, "vectors", len(vectors), "must be at least 2 to measure drift")
     step = -(-len(vectors) // SAMPLE_ROWS)
     sample = np.ascontiguousarray(vectors[::step], np.float32)
-    base = _codes(index)
-    if isinstance(base, faiss.IndexPreTransform):
-        for position in range(base.chain.size()):
-            sample = base.chain.at(position).apply(sample)
-        base = faiss.downcast_index(base.index)
+    layers = unwrap(index)
+    base = layers.base
+    if layers.transform is not None:
+        for position in range(layers.transform.chain.size()):
+            rotation = faiss.downcast_VectorTransform(layers.transform.chain.at(position))
+            sample = rotation.apply(sample)
+    if layers.hnsw is not None:
+        base = faiss.downcast_index(base.storage)
     if isinstance(base, faiss.IndexIVF):
         _, lists = base.quantizer.search(sample, 1)
         centroids = base.quantizer.reconstruct_batch(lists[:, 0])
@@ -116,19 +119,6 @@ def compare(training: Profile, new: Profile) -> Drift:
         new.imbalance / max(training.imbalance, tiny),
         new.rows,
     )
-
-
-def _codes(index: faiss.Index) -> Any:
-    """The layer that quantizes, below ids, refinement and HNSW's graph."""
-    layer: Any = faiss.downcast_index(index)
-    while True:
-        if isinstance(layer, (faiss.IndexIDMap, faiss.IndexRefine)):
-            inner = layer.index if isinstance(layer, faiss.IndexIDMap) else layer.base_index
-            layer = faiss.downcast_index(inner)
-        elif isinstance(layer, faiss.IndexHNSW):
-            layer = faiss.downcast_index(layer.storage)
-        else:
-            return layer
 
 
 def _mean_square(differences: NDArray[np.float32]) -> float:

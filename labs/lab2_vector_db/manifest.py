@@ -9,19 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import InputError, RunError, require
 from labs.lab2_vector_db.durable import FileEntry, disk_errors, write_beside
-from labs.lab2_vector_db.index_types import Recipe, recipe_from_dict, recipe_to_dict
-from labs.lab2_vector_db.payload import Fields
+from labs.lab2_vector_db.index_building import new_index
+from labs.lab2_vector_db.index_types import (
+    SQ,
+    Exact,
+    Flat,
+    Metric,
+    Recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
+from labs.lab2_vector_db.payload import Fields, check_fields
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 METRICS = ("l2", "inner_product", "cosine")
-FIELD_TYPES = ("int", "float", "keyword", "bool")
 CollectionMetric = Literal["l2", "inner_product", "cosine"]
 
 
@@ -52,9 +60,24 @@ class Schema:
         require(self.dimension >= 1, "dimension", self.dimension, "must be >= 1")
         require(self.metric in METRICS, "metric", self.metric, f"must be one of {METRICS}")
         require(isinstance(self.fields, Mapping), "fields", self.fields, "must be {name: type}")
-        for name, kind in self.fields.items():
-            require(bool(name) and isinstance(name, str), "field name", name, "must be a text")
-            require(kind in FIELD_TYPES, f"fields[{name!r}]", kind, f"must be one of {FIELD_TYPES}")
+        check_fields(self.fields)
+
+        recipe = self.index_recipe
+        if recipe is not None:
+            new_index(self.dimension, recipe)  # refuses what faiss cannot build
+            require(
+                not isinstance(recipe.structure, Flat) or isinstance(recipe.code, Exact | SQ),
+                "recipe",
+                recipe.factory,
+                "must be able to skip rows: faiss takes no selector for flat PQ or RaBitQ codes",
+                "use IVF or HNSW",
+            )
+
+    @property
+    def index_recipe(self) -> Recipe | None:
+        """The recipe with the metric by which the stored vectors are compared."""
+        metric: Metric = "l2" if self.metric == "l2" else "inner_product"
+        return None if self.recipe is None else replace(self.recipe, metric=metric)
 
     @property
     def larger_is_better(self) -> bool:

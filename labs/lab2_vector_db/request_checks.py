@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
 from labs.lab2_vector_db.filters import Filter, check
-from labs.lab2_vector_db.index_types import check_vectors
+from labs.lab2_vector_db.index_types import IVF, check_vectors
 from labs.lab2_vector_db.manifest import Schema
 from labs.lab2_vector_db.snapshot import SearchOptions
 
@@ -103,7 +103,7 @@ def check_search(
     recipe = schema.recipe
     if nprobe is not None:
         require(
-            recipe is not None and hasattr(recipe.structure, "n_lists"),
+            recipe is not None and isinstance(recipe.structure, IVF),
             "nprobe",
             nprobe,
             "has no meaning: the collection's recipe has no inverted lists",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import faiss
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labs.lab2_vector_db.drift import Drift, Profile, compare, measure
-from labs.lab2_vector_db.index_types import Metric, Recipe
+from labs.lab2_vector_db.index_building import new_index
+from labs.lab2_vector_db.index_types import IVF, PQ, Recipe
 from labs.lab2_vector_db.manifest import Options, Schema
 from labs.lab2_vector_db.segments import INDEX, TRAINED, Build, Built, Segment
 
 Vectors = NDArray[np.float32]
 POINTS_PER_CENTROID = 39  # the least that faiss trains on without a warning
-ENOUGH_PER_CENTROID = 128
 SLICE_ROWS = 65_536
 
 
@@ -25,18 +25,8 @@ class Stopped(Exception):
     """The collection is being closed: give up, and leave everything as it was."""
 
 
-def index_recipe(schema: Schema) -> Recipe | None:
-    """The schema's recipe with the metric that its vectors are compared by."""
-    if schema.recipe is None:
-        return None
-    metric: Metric = "l2" if schema.metric == "l2" else "inner_product"
-    return replace(schema.recipe, metric=metric)
-
-
 def least_rows(recipe: Recipe) -> int:
     """Vectors that training needs: 39 a centroid, of the lists or of a codebook."""
-    from labs.lab2_vector_db.index_types import IVF, PQ
-
     centroids = 0
     if isinstance(recipe.structure, IVF):
         centroids = recipe.structure.n_lists
@@ -46,12 +36,12 @@ def least_rows(recipe: Recipe) -> int:
 
 
 def training_rows(recipe: Recipe, n_rows: int) -> NDArray[np.int64]:
-    """Rows to train on, evenly spaced: 128 a list and 65,536 at least, or all."""
-    from labs.lab2_vector_db.index_types import IVF
-
-    lists = recipe.structure.n_lists if isinstance(recipe.structure, IVF) else 0
-    wanted = min(n_rows, max(ENOUGH_PER_CENTROID * lists, 65_536))
-    return np.linspace(0, n_rows - 1, wanted).astype(np.int64)
+    """Rows to train on, evenly spaced: what the recipe's k-means looks at, 65,536 at least."""
+    structure = recipe.structure
+    looked_at = (
+        structure.points_per_centroid * structure.n_lists if isinstance(structure, IVF) else 0
+    )
+    return np.linspace(0, n_rows - 1, min(n_rows, max(looked_at, 65_536))).astype(np.int64)
 
 
 def profile_of(segment: Segment) -> Profile | None:
@@ -76,8 +66,6 @@ def drift_of(donor: Segment, vectors: Vectors) -> Drift | None:
 
 def train(vectors: Vectors, recipe: Recipe, *, seed: int) -> tuple[faiss.Index, Profile | None]:
     """A trained, empty index, and the profile of the vectors it was trained on."""
-    from labs.lab2_vector_db.index_building import new_index
-
     index = new_index(vectors.shape[1], recipe, seed=seed)
     sample = vectors[training_rows(recipe, len(vectors))]
     index.train(sample)
@@ -100,7 +88,7 @@ def index_builder(
     stop
         Asked between slices; True gives up.
     """
-    recipe = index_recipe(schema)
+    recipe = schema.index_recipe
 
     def build(folder: Path, vectors: Vectors) -> Built | None:
         if recipe is None or len(vectors) < max(1, options.index_rows):

@@ -231,7 +231,7 @@ class IndexedPart(ScannedPart):
             queries,
             fetch,
             nprobe=self.chosen.nprobe or None,
-            ef_search=self.chosen.ef_search or None,
+            ef_search=self.chosen.ef_search if unwrap(self.index).hnsw is not None else None,
             k_factor=self.how.k_factor,
             selector=selector,
         )
@@ -257,7 +257,7 @@ def _planned(part: ScannedPart, segment: Segment, k: int, how: SearchOptions) ->
     """The part by its index, or by comparing where the filter leaves little."""
     if segment.index is None or not part.n_alive:
         return part
-    _, ivf = unwrap(segment.index)
+    ivf = unwrap(segment.index).ivf
     chosen = plan(
         len(segment),
         part.n_alive,

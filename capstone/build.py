@@ -186,7 +186,8 @@ def export(c: Context) -> None:
 def index(c: Context) -> None:
     """The item embeddings as a FAISS index (lab 2), versioned with the checkpoint."""
     from labs.lab2_vector_db.evaluation import exact_search, recall_at_k
-    from labs.lab2_vector_db.index_types import Flat, build_index
+    from labs.lab2_vector_db.index_building import build_index
+    from labs.lab2_vector_db.index_types import Recipe
     from labs.lab2_vector_db.persistence import load_index, save_index
     from labs.lab2_vector_db.search import search
 
@@ -196,7 +197,7 @@ def index(c: Context) -> None:
     ids = np.arange(1, c.feed.n_items + 1)
     version = bundle.sha256(trained / "encoder.safetensors")
     # At 1,682 items an exact scan takes microseconds: nothing approximate is worth its error.
-    recipe = Flat("inner_product")
+    recipe = Recipe(metric="inner_product")
     with c.workspace.stage("index", "train") as folder:
         built = build_index(vectors, recipe, ids=ids, seed=c.run.seed)
         save_index(built, folder / "index", recipe=recipe, version=version)

@@ -1,344 +1,421 @@
-"""Index recipes: what is stored for each vector, what that costs, and how the index is built.
+"""Index recipes: where a search looks, what is stored for each vector, and how it is refined.
 
-A recipe is the whole description of an index: the faiss factory string and the predicted size
-follow from it, and it travels in the manifest of a saved index.
+A recipe is the whole description of an index. The faiss factory string, the predicted size
+(:mod:`.cost_model`) and the built index (:mod:`.index_building`) follow from it, and it travels in
+the manifest of a saved index. What faiss cannot build is refused here, when the recipe is made.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY, MISSING, asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 import faiss
-import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import InputError, require
-from common.exercises import exercise
+from labs.lab2_vector_db.vectors import check_ids as check_ids
+from labs.lab2_vector_db.vectors import check_vectors as check_vectors
+from labs.lab2_vector_db.vectors import normalize as normalize
 
 Metric = Literal["inner_product", "l2"]
 FAISS_METRICS: dict[str, int] = {"inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
-ID_BYTES = 8  # faiss ids are int64
-FLOAT_BYTES = 4
-MEAN_PADDING = 15.5  # the fast-scan layout stores codes in blocks of 32
 
 
 @dataclass(frozen=True)
 class Flat:
-    """Every vector as it is, compared with every query: exact, and the yardstick."""
-
-    metric: Metric = "inner_product"
-
-    def __post_init__(self) -> None:
-        _require_metric(self.metric)
+    """Every stored code is compared with every query."""
 
     @property
     def factory(self) -> str:
-        """The faiss factory string."""
-        return "Flat"
-
-    def bytes_per_vector(
-        self, dimension: int, *, n_vectors: int | None = None, with_ids: bool = False
-    ) -> float:
-        """Predicted size of one vector in the index: 4d bytes, and 8 for an id of your own.
-
-        Parameters
-        ----------
-        dimension
-            d, the number of components.
-        n_vectors
-            Unused: a flat index has no fixed part to share out.
-        with_ids
-            Whether the index is built with ``ids``.
-        """
-        return FLOAT_BYTES * dimension + (ID_BYTES if with_ids else 0)
+        """Its part of the factory string: nothing."""
+        return ""
 
 
 @dataclass(frozen=True)
-class IVFPQ:
-    """Inverted lists over product-quantized codes, with an optional second look.
+class IVF:
+    """Inverted lists: only the ``nprobe`` cells whose centroids are nearest to the query.
 
     Parameters
     ----------
     n_lists
-        Cells of the coarse quantizer. faiss asks for 39 to 256 training vectors a cell.
-    pq_segments
-        m: the vector is cut into m pieces, each replaced by its nearest of 2**pq_bits centroids.
-    pq_bits
-        8, or 4 for the SIMD "fast scan" layout (half the code, tables that stay in registers).
-        Training wants at least ``39 * 2**pq_bits`` vectors: 9,984 for 8 bits, 624 for 4.
-    refine
-        What the best ``k_factor * k`` candidates are re-scored with: nothing, the exact vectors
-        (4d bytes each), or 8-bit scalars (d bytes each).
-    metric
-        ``"inner_product"`` (for cosine, normalise vectors and queries first) or ``"l2"``
-        (faiss returns squared distances).
+        Cells of the coarse quantizer. The faiss wiki takes 65,536 for 1 to 10 million vectors.
+    centroids
+        How the nearest centroids are found: ``"flat"`` compares all of them, ``"hnsw"`` walks a
+        graph over them (worth it from some 10,000 lists on).
     nprobe
         Lists visited by a search that does not say. Stored in the index.
-    k_factor
-        Candidates re-scored, as a multiple of k, by a search that does not say; also stored.
+    points_per_centroid
+        k-means uses at most this many training vectors a centroid, drawn at random; faiss warns
+        below 39. It takes ``niter * points_per_centroid * n_lists**2 * d`` multiplications.
+    niter
+        Iterations of that k-means.
+    centroid_ef_search
+        Width of the walk over the centroids with ``"hnsw"``; at least ``nprobe`` is used.
 
     References
     ----------
-    Jégou, Douze, Schmid: Product Quantization for Nearest Neighbor Search, 2011, section IV
-    (IVFADC) and equation 8 (the code's length, m log2 k*, in bits).
+    Jégou, Douze, Schmid: Product Quantization for Nearest Neighbor Search, 2011, section IV.
     """
 
     n_lists: int
-    pq_segments: int
-    pq_bits: Literal[4, 8] = 8
-    refine: Literal["none", "flat", "sq8"] = "none"
-    metric: Metric = "inner_product"
+    _: KW_ONLY
+    centroids: Literal["flat", "hnsw"] = "flat"
     nprobe: int = 8
-    k_factor: float = 8.0
+    points_per_centroid: int = 64
+    niter: int = 10
+    centroid_ef_search: int = 64
 
     def __post_init__(self) -> None:
         require(self.n_lists >= 1, "n_lists", self.n_lists, "must be >= 1", "try 64")
-        require(self.pq_segments >= 1, "pq_segments", self.pq_segments, "must be >= 1", "try 16")
-        require(self.pq_bits in (4, 8), "pq_bits", self.pq_bits, "must be 4 or 8")
-        require(
-            self.refine in ("none", "flat", "sq8"), "refine", self.refine, "must be none, flat, sq8"
-        )
-        require(self.nprobe >= 1, "nprobe", self.nprobe, "must be >= 1", "try 8")
-        require(self.k_factor >= 1, "k_factor", self.k_factor, "must be >= 1", "try 8")
-        _require_metric(self.metric)
+        _one_of("centroids", self.centroids, ("flat", "hnsw"))
+        _at_least_one(self, "nprobe", "points_per_centroid", "niter", "centroid_ef_search")
 
     @property
     def factory(self) -> str:
-        """The faiss factory string, for example ``"IVF64,PQ60,RFlat"``."""
-        # "fsr": fast scan on residuals to the list's centroid, as plain PQ does it.
-        code = f"PQ{self.pq_segments}" + ("x4fsr" if self.pq_bits == 4 else "")
-        second_look = {"none": "", "flat": ",RFlat", "sq8": ",Refine(SQ8)"}[self.refine]
-        return f"IVF{self.n_lists},{code}{second_look}"
+        """Its part of the factory string, for example ``"IVF64"``."""
+        return f"IVF{self.n_lists}" + ("_HNSW32" if self.centroids == "hnsw" else "")
+
+
+@dataclass(frozen=True)
+class HNSW:
+    """A graph: from an entry point always on to the neighbours nearest to the query.
+
+    Parameters
+    ----------
+    m
+        Links a vector on each layer, and 2m on the lowest, which holds all vectors.
+    ef_construction
+        Candidates kept while a vector is inserted.
+    ef_search
+        Candidates kept by a search that does not say. Stored in the index.
+
+    References
+    ----------
+    Malkov, Yashunin: Hierarchical Navigable Small World graphs, 2018, algorithms 1 and 5.
+    """
+
+    m: int = 32
+    _: KW_ONLY
+    ef_construction: int = 40
+    ef_search: int = 64
+
+    def __post_init__(self) -> None:
+        require(2 <= self.m <= 512, "m", self.m, "must be from 2 to 512", "try 32")
+        _at_least_one(self, "ef_construction", "ef_search")
+
+    @property
+    def factory(self) -> str:
+        """Its part of the factory string, for example ``"HNSW32"``."""
+        return f"HNSW{self.m}"
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The vector itself: 4 bytes a component."""
+
+
+@dataclass(frozen=True)
+class PQ:
+    """Product quantization: each of ``segments`` pieces becomes its nearest of 2**bits centroids.
+
+    Parameters
+    ----------
+    segments
+        Pieces; must divide the dimension (after a rotation: its output dimension).
+    bits
+        8, or 4: half the code, and under :class:`IVF` and :class:`Flat` the "fast scan" layout,
+        whose tables stay in SIMD registers. Training wants ``39 * 2**bits`` vectors or more.
+    residual
+        Under :class:`IVF`, encode what is left after the list's centroid is subtracted.
+
+    References
+    ----------
+    Jégou, Douze, Schmid, 2011, equation 8 (code length: segments * bits). André, Kermarrec,
+    Le Scouarnec: Quicker ADC, 2018 (4-bit fast scan).
+    """
+
+    segments: int
+    bits: Literal[8, 4] = 8
+    _: KW_ONLY
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.segments >= 1, "segments", self.segments, "must be >= 1", "try 16")
+        _one_of("bits", self.bits, (4, 8))
+
+
+@dataclass(frozen=True)
+class SQ:
+    """Scalar quantization: each component on a grid of 2**bits steps; 16 is half precision."""
+
+    bits: Literal[8, 6, 4, 16] = 8
+
+    def __post_init__(self) -> None:
+        _one_of("bits", self.bits, (4, 6, 8, 16))
+
+    @property
+    def factory(self) -> str:
+        """Its name in a factory string, for example ``"SQ8"``."""
+        return "SQfp16" if self.bits == 16 else f"SQ{self.bits}"
+
+
+@dataclass(frozen=True)
+class RaBitQ:
+    """The sign of each component after a random rotation, and factors that unbias the estimate.
+
+    Without :class:`RandomRotation` its error bound does not hold. ``bits`` (1 to 8) a component.
+    Fast scan under :class:`IVF` and :class:`Flat`.
+
+    References
+    ----------
+    Gao, Long: RaBitQ, 2024, theorem 3.2; Gao et al.: Extended RaBitQ, 2025 (more bits).
+    """
+
+    bits: int = 1
+
+    def __post_init__(self) -> None:
+        require(1 <= self.bits <= 8, "bits", self.bits, "must be from 1 to 8", "try 1")
+
+
+@dataclass(frozen=True)
+class OPQ:
+    """A rotation learned so that product quantization with as many segments loses least.
+
+    Parameters
+    ----------
+    segments
+        Of the :class:`PQ` that follows.
+    dimension
+        Of the rotated vectors; None keeps d. A smaller one drops directions of little variance.
+    niter
+        Alternations between codebooks and rotation. faiss's own default, 50, gains little more.
+    max_train_points
+        Training vectors used, at most. faiss's own default is 65,536.
+
+    References
+    ----------
+    Ge, He, Ke, Sun: Optimized Product Quantization, 2013, algorithm 1.
+    """
+
+    segments: int
+    dimension: int | None = None
+    _: KW_ONLY
+    niter: int = 20
+    max_train_points: int = 32_768
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "segments", "niter", "max_train_points")
+        if self.dimension is not None:
+            require(
+                self.dimension >= 1 and self.dimension % self.segments == 0,
+                "dimension",
+                self.dimension,
+                f"must be a multiple of segments = {self.segments}",
+            )
+
+
+@dataclass(frozen=True)
+class RandomRotation:
+    """A random orthogonal matrix: spreads the variance evenly over the components."""
+
+
+# --- the recipe --------------------------------------------------------------------------------
+
+Structure = Flat | IVF | HNSW
+Code = Exact | PQ | SQ | RaBitQ
+Rotation = OPQ | RandomRotation
+Refine = Exact | SQ
+PARTS: dict[str, type] = {
+    part.__name__: part for part in (*get_args(Structure), *get_args(Code), *get_args(Rotation))
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An index, in full: rotate, look in the structure, compare codes, refine.
+
+    Parameters
+    ----------
+    structure
+        Where a search looks.
+    code
+        What is stored for each vector and compared with the query.
+    rotation
+        Applied to vectors and queries before; None for nothing.
+    refine
+        What the best ``k_factor * k`` candidates are scored again with; None for nothing.
+    k_factor
+        Candidates to refine, as a multiple of k, by a search that does not say. Stored in the
+        index.
+    metric
+        ``"inner_product"`` (for the cosine, normalise vectors and queries first) or ``"l2"``
+        (faiss returns squared distances).
+
+    Raises
+    ------
+    InputError
+        For a combination that faiss does not have.
+
+    Examples
+    --------
+    >>> Recipe(IVF(4096), PQ(48, 4), rotation=OPQ(48), refine=SQ(8)).factory
+    'OPQ48,IVF4096,PQ48x4fsr,Refine(SQ8)'
+    """
+
+    structure: Structure = Flat()
+    code: Code = Exact()
+    rotation: Rotation | None = None
+    refine: Refine | None = None
+    k_factor: float = 8.0
+    metric: Metric = "inner_product"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("structure", Structure),
+            ("code", Code),
+            ("rotation", Rotation | None),
+            ("refine", Refine | None),
+        ):
+            value = getattr(self, name)
+            require(isinstance(value, allowed), name, value, f"must be one of {allowed}")
+        require(self.k_factor >= 1, "k_factor", self.k_factor, "must be >= 1", "try 8")
+        _one_of("metric", self.metric, tuple(FAISS_METRICS))
+        _require_combination(self)
+
+    @property
+    def factory(self) -> str:
+        """The faiss factory string; a rotation to fewer dimensions names them."""
+        rotation = ""
+        if isinstance(self.rotation, OPQ):
+            kept = f"_{self.rotation.dimension}" if self.rotation.dimension else ""
+            rotation = f"OPQ{self.rotation.segments}{kept}"
+        elif isinstance(self.rotation, RandomRotation):
+            rotation = "RR"
+        refine = ""
+        if isinstance(self.refine, Exact):
+            refine = "RFlat"
+        elif isinstance(self.refine, SQ):
+            refine = f"Refine({self.refine.factory})"
+        parts = (rotation, self.structure.factory, _code_factory(self), refine)
+        return ",".join(part for part in parts if part)
+
+    @property
+    def fast_scan(self) -> bool:
+        """Whether codes lie in blocks of 32 that one SIMD instruction compares at once."""
+        four_bits = isinstance(self.code, PQ) and self.code.bits == 4
+        return not isinstance(self.structure, HNSW) and (four_bits or isinstance(self.code, RaBitQ))
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether the index stores ids of your own; others number their rows from 0."""
+        return isinstance(self.structure, IVF) and self.refine is None
+
+    def code_dimension(self, dimension: int) -> int:
+        """Components of a vector of ``dimension`` components after the rotation."""
+        if isinstance(self.rotation, OPQ) and self.rotation.dimension:
+            return self.rotation.dimension
+        return dimension
 
     def bytes_per_vector(
         self, dimension: int, *, n_vectors: int | None = None, with_ids: bool = False
     ) -> float:
-        """Predicted size of one vector in the index, in bytes.
+        """Predicted size of one vector in the index; see :func:`.cost_model.bytes_per_vector`."""
+        from labs.lab2_vector_db.cost_model import bytes_per_vector
 
-        ``id + code + refine = 8 + m * bits / 8 + {0, 4d, d}``. With ``n_vectors`` also its share
-        of the fixed part, ``4d * (n_lists + 2**bits)``: coarse centroids and PQ codebooks; and
-        for 4 bits the padding of each list to blocks of 32 codes, 15.5 codes on average.
-
-        Parameters
-        ----------
-        dimension
-            d, the number of components.
-        n_vectors
-            Vectors in the index; None leaves the fixed part out.
-        with_ids
-            Whether the index is built with ``ids``: a refined index then stores them once more.
-        """
-        segments = self.pq_segments + (self.pq_segments % 2 if self.pq_bits == 4 else 0)
-        code = segments * self.pq_bits / 8
-        second_look = {"none": 0, "flat": FLOAT_BYTES * dimension, "sq8": dimension}[self.refine]
-        mapped = ID_BYTES if with_ids and self.refine != "none" else 0
-        each = float(ID_BYTES + code + second_look + mapped)
-        if n_vectors is None:
-            return each
-        fixed = float(FLOAT_BYTES * dimension * (self.n_lists + 2**self.pq_bits))
-        padding = self.n_lists * MEAN_PADDING * code if self.pq_bits == 4 else 0.0
-        return each + (fixed + padding) / n_vectors
-
-
-Recipe = Flat | IVFPQ
+        return bytes_per_vector(self, dimension, n_vectors=n_vectors, with_ids=with_ids)
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-ready fields, with its type under ``"type"``."""
-    return {"type": type(recipe).__name__, **asdict(recipe)}
+    """The recipe as JSON-ready fields; each part carries its type under ``"type"``."""
+    written: dict[str, Any] = {}
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        part = type(value).__name__ in PARTS
+        written[field.name] = {"type": type(value).__name__, **asdict(value)} if part else value
+    return written
 
 
-def recipe_from_dict(fields: dict[str, Any]) -> Recipe:
+def recipe_from_dict(written: dict[str, Any]) -> Recipe:
     """The inverse of :func:`recipe_to_dict`.
 
     Raises
     ------
     InputError
-        For an unknown type or fields that do not belong to it.
+        For an unknown part, or fields that do not belong to it.
     """
-    kinds: dict[str, type[Flat] | type[IVFPQ]] = {"Flat": Flat, "IVFPQ": IVFPQ}
-    kind = kinds.get(str(fields.get("type")))
+    values = {
+        name: _part_from_dict(name, value) if isinstance(value, dict) else value
+        for name, value in written.items()
+    }
+    _require_fields("recipe", Recipe, values)
+    return Recipe(**values)
+
+
+def _code_factory(recipe: Recipe) -> str:
+    code = recipe.code
+    if isinstance(code, PQ):
+        scan = ""
+        if recipe.fast_scan:
+            scan = "fsr" if isinstance(recipe.structure, IVF) and code.residual else "fs"
+        return f"PQ{code.segments}" + (f"x4{scan}" if code.bits == 4 else "")
+    if isinstance(code, SQ):
+        return code.factory
+    if isinstance(code, RaBitQ):
+        scan = "fs" if recipe.fast_scan else ""
+        return f"RaBitQ{scan}" + (str(code.bits) if code.bits > 1 else "")
+    return "Flat"
+
+
+def _require_combination(recipe: Recipe) -> None:
+    code, rotation = recipe.code, recipe.rotation
+    if isinstance(recipe.structure, HNSW) and isinstance(code, PQ | RaBitQ):
+        # The factory builds HNSW over PQ for L2 whatever metric it is given, without an error.
+        require(
+            recipe.metric == "l2",
+            "metric",
+            recipe.metric,
+            f"must be l2: faiss has HNSW over {type(code).__name__} codes for l2 only",
+            "normalise and use l2 (the same order), or code=SQ(8)",
+        )
+    if isinstance(code, Exact):
+        fix = "leave refine out, or take a code that is smaller"
+        require(recipe.refine is None, "refine", recipe.refine, "refines vectors kept exactly", fix)
+    if isinstance(rotation, OPQ):
+        segments = code.segments if isinstance(code, PQ) else None
+        require(
+            segments == rotation.segments,
+            "rotation",
+            rotation,
+            f"must have the segments of the code it is learned for, {code}",
+            "use RandomRotation() before SQ and RaBitQ",
+        )
+
+
+def _part_from_dict(name: str, written: dict[str, Any]) -> Any:
+    kind = PARTS.get(str(written.get("type")))
     if kind is None:
-        raise InputError(f"recipe type {fields.get('type')!r} is unknown; use {', '.join(kinds)}")
-    rest = {name: value for name, value in fields.items() if name != "type"}
-    unknown = sorted(set(rest) - set(kind.__dataclass_fields__))
+        raise InputError(
+            f"{name}: type {written.get('type')!r} is unknown; use one of {', '.join(PARTS)}"
+        )
+    values = {key: value for key, value in written.items() if key != "type"}
+    _require_fields(str(written["type"]), kind, values)
+    return kind(**values)
+
+
+def _require_fields(name: str, kind: type, values: dict[str, Any]) -> None:
+    known = {field.name: field for field in fields(kind)}
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise InputError(f"recipe {fields['type']} has no field {', '.join(unknown)}")
-    return kind(**rest)
+        raise InputError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(known)}")
+    for key, field in known.items():
+        if field.default is MISSING and key not in values:
+            raise InputError(f"{name} lacks the field {key}")
 
 
-def normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale every row to length 1, so that the inner product is the cosine.
-
-    Parameters
-    ----------
-    vectors : float32 array of shape [n, d]
-
-    Raises
-    ------
-    InputError
-        When a row has length 0: its direction is undefined.
-    """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    zeros = np.flatnonzero(lengths[:, 0] == 0)
-    if zeros.size:
-        raise InputError(f"row {zeros[0]} has length 0 and no direction; remove it ({zeros.size})")
-    directions: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
-    return directions
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    require(value in allowed, name, value, f"must be one of {list(allowed)}")
 
 
-def new_index(dimension: int, recipe: Recipe, *, seed: int = 0) -> faiss.Index:
-    """The recipe's index, untrained and empty, with its seeds and search defaults set.
-
-    Raises
-    ------
-    InputError
-        When ``pq_segments`` does not divide ``dimension``.
-    """
-    if isinstance(recipe, IVFPQ):
-        divisors = [m for m in range(1, dimension + 1) if dimension % m == 0]
-        require(
-            recipe.pq_segments in divisors,
-            "pq_segments",
-            recipe.pq_segments,
-            f"must divide the dimension {dimension}",
-            f"use one of {divisors}",
-        )
-    index: faiss.Index = faiss.index_factory(
-        dimension, recipe.factory, FAISS_METRICS[recipe.metric]
-    )
-    if isinstance(recipe, IVFPQ):
-        if isinstance(index, faiss.IndexRefine):
-            index.k_factor = recipe.k_factor
-        ivf: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
-        ivf.nprobe = recipe.nprobe
-        ivf.cp.seed = seed
-        ivf.pq.cp.seed = seed
-    return index
-
-
-@exercise(
-    "2.2",
-    points=5,
-    title="Build an index: train, wrap, add",
-    hint="The quantizers learn from the vectors to be stored, before any is added. Only some "
-    "index types keep ids of your own: try `add_with_ids` on each, and see what faiss offers "
-    "for the others.",
-)
-def build_index(
-    vectors: NDArray[np.float32],
-    recipe: Recipe,
-    *,
-    ids: NDArray[np.int64] | None = None,
-    seed: int = 0,
-) -> faiss.Index:
-    """Train the recipe's index on the vectors and add all of them.
-
-    ``new_index`` gives the empty index and ``check_vectors``, ``check_ids`` the checks. An
-    inverted file without refinement keeps ids itself; a flat or refined index numbers its rows
-    from 0, and :class:`faiss.IndexIDMap2` around it translates.
-
-    Parameters
-    ----------
-    vectors : float32 array of shape [n, d]
-        For the cosine, normalise them first and use the metric ``inner_product``.
-    recipe
-        What to build.
-    ids : int64 array of shape [n], optional
-        The id of each vector; None numbers the rows from 0.
-    seed
-        Of the k-means runs of both quantizers.
-
-    Returns
-    -------
-    faiss.Index
-        Trained, with ``ntotal == n``.
-
-    Raises
-    ------
-    InputError
-        For vectors that are not finite or too few to train on, for ids of another length,
-        negative or given twice (faiss itself accepts duplicates and then returns both).
-    """
-    vectors = check_vectors(vectors)
-    _require_enough(len(vectors), recipe)
-    index = new_index(vectors.shape[1], recipe, seed=seed)
-    index.train(vectors)
-    if ids is None:
-        index.add(vectors)
-        return index
-    ids = check_ids(ids, len(vectors))
-    if isinstance(recipe, Flat) or recipe.refine != "none":
-        index = faiss.IndexIDMap2(index)
-    index.add_with_ids(vectors, ids)
-    return index
-
-
-def check_vectors(
-    vectors: NDArray[np.float32], *, dimension: int | None = None, name: str = "vectors"
-) -> NDArray[np.float32]:
-    """Return the array as contiguous float32 of shape [n, d], or say what is wrong with it.
-
-    Raises
-    ------
-    InputError
-        For another shape, another dimension than asked for, or a value that is not finite.
-    """
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    require(vectors.ndim == 2, f"{name}.shape", vectors.shape, "must be [n, d]", "reshape it")
-    require(vectors.shape[0] > 0, f"{name}.shape", vectors.shape, "must hold at least one row")
-    if dimension is not None:
-        require(
-            vectors.shape[1] == dimension,
-            f"{name}.shape",
-            vectors.shape,
-            f"must be [n, {dimension}], the dimension of the index",
-            "embed with the model the index was built from",
-        )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
-        raise InputError(
-            f"{name} row {bad[0]} holds a NaN or an infinity ({bad.size} such rows); remove them"
-        )
-    return vectors
-
-
-def check_ids(ids: NDArray[np.int64], n_vectors: int) -> NDArray[np.int64]:
-    """Return the ids as int64 of shape [n_vectors], or say what is wrong with them.
-
-    Raises
-    ------
-    InputError
-        For another length or type, a negative id (-1 means "nothing found") or a duplicate.
-    """
-    array = np.asarray(ids)
-    require(
-        array.shape == (n_vectors,), "ids.shape", array.shape, f"must be [{n_vectors}], one each"
-    )
-    require(np.issubdtype(array.dtype, np.integer), "ids.dtype", array.dtype, "must be an integer")
-    require(bool((array >= 0).all()), "ids", int(array.min()), "must be >= 0", "-1 means not found")
-    values, counts = np.unique(array, return_counts=True)
-    if (counts > 1).any():
-        first = int(values[counts > 1][0])
-        raise InputError(
-            f"id {first} is given {int(counts[counts > 1][0])} times "
-            f"({int((counts > 1).sum())} such ids); ids must be unique"
-        )
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def _require_metric(metric: str) -> None:
-    require(metric in FAISS_METRICS, "metric", metric, f"must be one of {list(FAISS_METRICS)}")
-
-
-def _require_enough(n_vectors: int, recipe: Recipe) -> None:
-    if isinstance(recipe, IVFPQ):
-        least = max(recipe.n_lists, 2**recipe.pq_bits)
-        require(
-            n_vectors >= least,
-            "number of vectors",
-            n_vectors,
-            f"must be >= {least} to train {recipe.factory}",
-            "use fewer n_lists, pq_bits=4, or Flat",
-        )
+def _at_least_one(part: Any, *names: str) -> None:
+    for name in names:
+        require(getattr(part, name) >= 1, name, getattr(part, name), "must be >= 1")

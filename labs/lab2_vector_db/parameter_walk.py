@@ -8,11 +8,12 @@ where a grid takes thousands, most of them slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
+
+from labs.lab2_vector_db.search import unwrap
 
 Settings = Mapping[str, float]
 """Keyword arguments of :func:`labs.lab2_vector_db.search.search`."""
@@ -36,14 +37,13 @@ class Knobs:
 
 def knobs(index: faiss.Index, k: int) -> Knobs:
     """The search parameters of an index, found through its wrappers."""
-    refines = False
-    for layer in _layers(index):
-        refines = refines or isinstance(layer, faiss.IndexRefine)
-        if isinstance(layer, faiss.IndexIVF):
-            return Knobs("nprobe", 1, layer.nlist, refines)
-        if isinstance(layer, faiss.IndexHNSW):
-            high = max(k, min(index.ntotal, LARGEST_EF_SEARCH))
-            return Knobs("ef_search", min(k, high), high, refines)
+    layers = unwrap(index)
+    refines = layers.refine is not None
+    if layers.ivf is not None:
+        return Knobs("nprobe", 1, layers.ivf.nlist, refines)
+    if layers.hnsw is not None:
+        high = max(k, min(index.ntotal, LARGEST_EF_SEARCH))
+        return Knobs("ef_search", k, high, refines)
     return Knobs(None, 1, 1, refines)
 
 
@@ -111,16 +111,3 @@ def walk_staircase(
 
 def _grown(value: int, growth: float, high: int) -> tuple[int, float]:
     return min(max(value + 1, round(value * growth)), high), min(growth * growth, 2.0)
-
-
-def _layers(index: faiss.Index) -> Iterator[Any]:
-    layer: Any = faiss.downcast_index(index)
-    yield layer
-    while True:
-        if isinstance(layer, faiss.IndexRefine):
-            layer = faiss.downcast_index(layer.base_index)
-        elif isinstance(layer, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-            layer = faiss.downcast_index(layer.index)
-        else:
-            return
-        yield layer

@@ -6,6 +6,7 @@ queries, by the lower bound of recall rather than its mean, and judged on the ot
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -275,13 +276,14 @@ def tune(
     judging = split(len(queries), held_out, seed)
     size = bytes_per_vector(index)
     trials: list[Trial] = []
+    runs = itertools.count(1)
 
     def run(settings: Settings, part: NDArray[np.bool_]) -> Trial:
         recalls, latency = _run(index, settings, queries[part], true_ids[part])
         trial = Trial(dict(settings), recalls, float(getattr(latency, percentile)), size)
         if progress is not None:
             text = f"{_words(settings)}: {recalls.mean():.4f}, {trial.latency_ms:.2f} ms"
-            progress(len(trials) + 1, text)
+            progress(next(runs), text)
         return trial
 
     def attempt(settings: Settings) -> tuple[bool, float]:

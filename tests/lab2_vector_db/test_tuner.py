@@ -216,7 +216,16 @@ def test_a_latency_limit_ends_the_search(data):
 def test_an_exact_index_has_nothing_to_tune(data):
     vectors, queries, true_ids = data
     index = build("Flat", vectors)
-    tuned = tune(index, queries, true_ids, target_recall=0.99)
+    told = []
+    tuned = tune(
+        index,
+        queries,
+        true_ids,
+        target_recall=0.99,
+        progress=lambda runs, words: told.append((runs, words)),
+    )
+    assert [runs for runs, _ in told] == [1, 2]  # tried, and measured again
+    assert told[0][1].startswith("as it is: 1.0000")
     assert tuned.settings == {}
     assert tuned.recall == 1.0
 

@@ -60,7 +60,7 @@ def embed(
     *,
     device: str = "auto",
     max_tokens: int = 64,
-    batch: int = 128,
+    batch: int = 64,
     precision: Precision | None = None,
 ) -> NDArray[np.float32]:
     """The unit vectors of texts: the mean of the tokens' last states, scaled to length 1.
@@ -127,7 +127,7 @@ def cached_embeddings(
     *,
     device: str = "auto",
     max_tokens: int = 64,
-    batch: int = 128,
+    batch: int = 64,
     precision: Precision | None = None,
     storage: Storage = "float16",
     block: int = 2048,
@@ -247,7 +247,7 @@ def _check(texts: Sequence[str], max_tokens: int, batch: int) -> None:
     blank = next((row for row, text in enumerate(texts) if not text.strip()), None)
     require(blank is None, "texts", f"blank at {blank}", "must hold words", "drop it before")
     require(3 <= max_tokens <= LONGEST, "max_tokens", max_tokens, f"must be from 3 to {LONGEST}")
-    require(batch >= 1, "batch", batch, "must be >= 1", "try 128")
+    require(batch >= 1, "batch", batch, "must be >= 1", "try 64")
 
 
 def _device(name: str) -> str:

@@ -30,7 +30,7 @@ K = 10
 N_BOOT = 2_000
 DEPTHS = (50, 200)
 RANK_CONSTANTS = (1.0, 5.0, 10.0, 20.0, 60.0)
-DENSE_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(4, 17))  # 0.2 to 0.8
+DENSE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def kill_loop(
     kills: int,
     power_cuts: int = 0,
     seed: int = 0,
-    writers: int = 1,
+    writers: int = 2,
     store: type[Collection] = Collection,
 ) -> CrashReport:
     """Create a collection in ``folder`` and kill its writers. Forks: the process must be alone.
@@ -316,7 +316,7 @@ def run(
     kills: int = 200,
     power_cuts: int = 0,
     seed: int = 0,
-    writers: int = 1,
+    writers: int = 2,
 ) -> CrashReport:
     """:func:`kill_loop` in a process of its own, which ends with this one, and its report.
 
@@ -343,7 +343,7 @@ def main(argv: Sequence[str] | None = None, store: type[Collection] = Collection
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--power-cuts", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--writers", type=int, default=1)
+    parser.add_argument("--writers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     options = vars(parser.parse_args(argv))
     folder, as_json = options.pop("folder"), options.pop("json")

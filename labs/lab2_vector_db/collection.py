@@ -8,7 +8,7 @@ compacted into larger ones. The manifest names what counts; the log holds what c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
-from labs.lab2_vector_db import storage
-from labs.lab2_vector_db.compaction import Retrain
+from labs.lab2_vector_db import bulk_loading, storage
+from labs.lab2_vector_db.collection_stats import CollectionStats, stats_of
+from labs.lab2_vector_db.compaction import Retrain, donor_for
 from labs.lab2_vector_db.filters import Filter, check
 from labs.lab2_vector_db.manifest import Options, Schema, options_from
 from labs.lab2_vector_db.payload import PayloadColumns
@@ -28,7 +29,7 @@ from labs.lab2_vector_db.snapshot import Hits, Record
 from labs.lab2_vector_db.writer import Writer
 from labs.lab2_vector_db.writes import Delete, Upsert
 
-__all__ = ["Collection", "Hits", "Options", "Record", "Schema"]
+__all__ = ["Collection", "CollectionStats", "Hits", "Options", "Record", "Schema"]
 
 
 class Collection:
@@ -268,6 +269,59 @@ class Collection:
         if retrain not in ("auto", True, False):
             raise InputError(f"retrain = {retrain!r} must be 'auto', True or False")
         writer.compact(retrain)
+
+    def bulk_load(
+        self,
+        vectors: NDArray[Any],
+        ids: ArrayLike | None = None,
+        payload: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Load many rows at once, past the log, into a segment of their own.
+
+        All or nothing; visible and durable on return. A row whose id is there already is replaced,
+        also where it was written while this ran. When the process is killed, the same call goes on
+        where it stopped, and does nothing if it was complete. Writers wait only at the end.
+
+        Parameters
+        ----------
+        vectors : array of shape [n, d]
+            May be an ``np.memmap`` larger than memory.
+        ids : int64 array of shape [n]
+            None: 0 to n - 1. Ascending ids save 8 bytes a row.
+        payload
+            As of :meth:`upsert`.
+        progress
+            Called with the number of rows done.
+
+        Raises
+        ------
+        InputError
+            As :meth:`upsert`; nothing is loaded.
+        RunError
+            When there is no room; nothing is loaded, and the same call goes on when there is.
+        """
+        bulk_loading.bulk_load(self._writer(), vectors, ids, payload, progress=progress)
+
+    @property
+    def index(self) -> Any:
+        """The faiss index of the largest segment, over its *rows*; None when no segment has one.
+
+        For measuring and tuning; a search of the collection asks all of its parts.
+        """
+        donor = donor_for(self._source.snapshot.segments)
+        return None if donor is None else donor.index
+
+    def stats(self) -> CollectionStats:
+        """Rows, tombstones, bytes in memory and on disk, drift."""
+        self._require_open()
+        source = self._source
+        return stats_of(
+            source.snapshot,
+            log_bytes=storage.log_bytes(self.path),
+            maintenance_error=source.maintenance_error if isinstance(source, Writer) else None,
+        )
 
     def refresh(self) -> bool:
         """See what the writer wrote since; True when there was anything.

@@ -154,6 +154,7 @@ class SegmentEntry:
     ``files`` are relative to the segment's folder and never change; tombstones are in a file of
     their own, which each manifest that needs to replaces. ``profile`` is what :mod:`drift`
     compares; ``trained`` says whether this segment's index was trained on its own rows.
+    ``source`` identifies the input of a bulk load.
     """
 
     name: str
@@ -162,6 +163,7 @@ class SegmentEntry:
     tombstones: Tombstones | None = None
     trained: bool = False
     profile: dict[str, float] | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,11 @@ class Segment:
                 self._kept.popitem(last=False)
             return bits
 
+    def held_bytes(self) -> int:
+        """Bytes in memory for filters: orders of payload fields and the bitmaps kept."""
+        with self._lock:
+            return self._payload_index.nbytes + sum(bits.nbytes for bits in self._kept.values())
+
     def file_bytes(self, *names: str) -> int:
         """Bytes on disk: of all files, or of those whose names begin so."""
         files = self.entry.files.items()
@@ -146,8 +151,8 @@ def write_segment(
             for rows in vectors:
                 dimension = rows.shape[1]
                 stream.write(np.ascontiguousarray(rows, np.float32).data)
-        mapped = _mapped(folder / VECTORS, np.float32, dimension)
-        built = build(folder, mapped) if build else None
+        written = mapped(folder / VECTORS, np.float32, dimension)
+        built = build(folder, written) if build else None
         return finish_segment(folder, ids, payload, built)
 
 
@@ -183,9 +188,9 @@ def open_segment(
     folder = root / SEGMENTS / entry.name
     for name, file in entry.files.items():
         check_file(folder / name, file, every_byte=every_byte)
-    vectors = _mapped(folder / VECTORS, np.float32, schema.dimension)
-    ids = _mapped(folder / IDS, np.int64)
-    order = _mapped(folder / ORDER, np.int64) if ORDER in entry.files else None
+    vectors = mapped(folder / VECTORS, np.float32, schema.dimension)
+    ids = mapped(folder / IDS, np.int64)
+    order = mapped(folder / ORDER, np.int64) if ORDER in entry.files else None
     columns = PayloadColumns.load(folder / PAYLOAD, verify=False)
     index = faiss.read_index(str(folder / INDEX)) if INDEX in entry.files else None
     counts = [len(vectors), len(ids), len(columns)] + ([] if index is None else [index.ntotal])
@@ -237,7 +242,7 @@ def read_tombstones(root: Path, entry: SegmentEntry) -> tuple[tombstones.Bitmap,
     return alive, n_alive
 
 
-def _mapped(path: Path, dtype: type[Any], dimension: int | None = None) -> NDArray[Any]:
+def mapped(path: Path, dtype: type[Any], dimension: int | None = None) -> NDArray[Any]:
     """A file as a read-only array [n] or [n, dimension]; an unlinked file stays mapped."""
     if path.stat().st_size == 0:
         return np.empty((0, dimension or 1), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -154,6 +155,15 @@ def apply(snapshot: Snapshot, memtable: Memtable, write: Write, lsn: int) -> tup
         memtable.bury(write.ids)
     after = replace(snapshot, segments=tuple(segments), memtable=memtable.view(), lsn=lsn)
     return after, removed
+
+
+def log_bytes(root: Path) -> int:
+    """Bytes of the log; a segment that the writer removes meanwhile counts as nothing."""
+    total = 0
+    for path in (root / WAL).glob("*.wal"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def sweep(root: Path, manifest: Manifest) -> None:

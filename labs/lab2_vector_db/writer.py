@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import InputError, RunError
 from labs.lab2_vector_db import compaction
 from labs.lab2_vector_db.durable import disk_errors, lock_for_writing, sync
@@ -178,7 +180,7 @@ class Writer:
             schema,
             options,
             donor=None if train else donor,
-            stop=self._stop.is_set,
+            stop=self.stopping,
         )
         merged = None if entry is None else self._opened(entry)
         with self.appending:
@@ -193,6 +195,28 @@ class Writer:
                 carried = compaction.carry_tombstones(before, now, merged)
                 segments.insert(min(sources), carried)
             self._commit(segments)
+
+    def adopt(self, folder: Path, entry: SegmentEntry) -> None:
+        """Make a segment that was written elsewhere part of the collection; its rows win.
+
+        With the lock ``compacting``. The folder is renamed into its place.
+        """
+        with self.appending:
+            self._flush()
+            entry = replace(entry, name=self._new_name())
+            place = self.root / SEGMENTS / entry.name
+            with disk_errors("moving", folder):
+                folder.rename(place)
+            segment = self._opened(entry)
+            segments = []
+            for live in self.snapshot.segments:
+                rows = live.rows_of(np.asarray(segment.ids))
+                segments.append(live.bury(rows[rows >= 0]))
+            self._commit([*segments, LiveSegment.whole(segment)])
+
+    def stopping(self) -> bool:
+        """Whether the collection is being closed: long work gives up."""
+        return self._stop.is_set()
 
     def _compact_in_background(self) -> None:
         """Begin to compact if there is something to do and nobody is at it."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data import load
+from common.errors import require
 from common.statistics import bootstrap_ci
 from labs.lab2_vector_db.evaluation import exact_search
 from labs.lab2_vector_db.hybrid_search import (
@@ -47,7 +48,9 @@ class SystemScore:
     """One system on the test queries of one kind (``"all"``, ``"sentence"``, ``"keywords"``).
 
     ``gain`` is nDCG@10 less that of ``over``, the better of BM25 and dense on these very queries:
-    the mean of the differences query by query. None for BM25 and dense themselves.
+    the mean of the differences query by query. None for BM25 and dense themselves. ``chosen``
+    marks the fusion that was best on the validation queries: hybrid search is judged by that one,
+    not by the best of several on the test queries.
     """
 
     system: str
@@ -60,6 +63,7 @@ class SystemScore:
     success_at_10: float
     gain: Interval | None = None
     over: str = ""
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class HybridReport:
     n_test: int
     max_tokens: int
     dropped: dict[str, int]
+
+    @property
+    def hybrid(self) -> SystemScore:
+        """The chosen fusion on all test queries: the deliverable is ``hybrid.gain.low > 0``."""
+        return next(row for row in self.scores if row.chosen and row.kind == "all")
 
     def score(self, system: str, kind: str = "all") -> SystemScore:
         """One row of the table."""
@@ -157,7 +166,15 @@ def evaluate(
     -------
     list of SystemScore
         Five systems for all test queries, then for each kind.
+
+    Raises
+    ------
+    InputError
+        Without validation queries.
     """
+    require(
+        len(items.validation) > 0, "n_validation", 0, "must be >= 1", "fusion is chosen on them"
+    )
     index = BM25Index(items.ids, items.texts)
     validation = _candidates(items, index, document_vectors, items.validation, validation_vectors)
     test = _candidates(items, index, document_vectors, items.test, test_vectors)
@@ -167,6 +184,7 @@ def evaluate(
         "rrf, chosen": (_told(by_rank), by_rank),
         "weighted scores": (_told(by_score), by_score),
     }
+    chosen = max(fused, key=lambda name: _mean_ndcg(fused[name][1], validation))
     found = {
         "bm25": ("k1 1.2, b 0.75", test.sparse[1]),
         "dense": ("MiniLM, exact", test.dense[1]),
@@ -180,8 +198,8 @@ def evaluate(
     rows |= {str(kind): kinds == kind for kind in dict.fromkeys(kinds.tolist())}
     return [
         score
-        for kind, chosen in rows.items()
-        for score in _scores(found, test.true_ids, chosen, kind, seed)
+        for kind, members in rows.items()
+        for score in _scores(found, test.true_ids, members, kind, chosen, seed)
     ]
 
 
@@ -229,11 +247,12 @@ def _candidates(
 def _scores(
     found: dict[str, tuple[str, Ids]],
     relevant: Ids,
-    chosen: NDArray[np.bool_],
+    members: NDArray[np.bool_],
     kind: str,
+    chosen: str,
     seed: int,
 ) -> list[SystemScore]:
-    ndcg = {name: ndcg_at_k(ids, relevant, k=K)[chosen] for name, (_, ids) in found.items()}
+    ndcg = {name: ndcg_at_k(ids, relevant, k=K)[members] for name, (_, ids) in found.items()}
     best = max(("bm25", "dense"), key=lambda name: float(ndcg[name].mean()))
     table = []
     for name, (setting, ids) in found.items():
@@ -243,13 +262,14 @@ def _scores(
                 system=name,
                 setting=setting,
                 kind=kind,
-                n_queries=int(chosen.sum()),
+                n_queries=int(members.sum()),
                 ndcg_at_10=_interval(ndcg[name], seed),
-                mrr_at_10=_interval(mrr_at_k(ids, relevant, k=K)[chosen], seed),
-                success_at_1=float(success_at_k(ids, relevant, k=1)[chosen].mean()),
-                success_at_10=float(success_at_k(ids, relevant, k=K)[chosen].mean()),
+                mrr_at_10=_interval(mrr_at_k(ids, relevant, k=K)[members], seed),
+                success_at_1=float(success_at_k(ids, relevant, k=1)[members].mean()),
+                success_at_10=float(success_at_k(ids, relevant, k=K)[members].mean()),
                 gain=None if single else _interval(ndcg[name] - ndcg[best], seed),
                 over="" if single else best,
+                chosen=name == chosen,
             )
         )
     return table

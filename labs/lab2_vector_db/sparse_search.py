@@ -138,6 +138,7 @@ class BM25Index:
     posting lists. So N, df and the mean length are those of the build. `upsert` scores new texts
     by these statistics and `delete` hides rows; `rebuild` counts everything anew. Rebuild when a
     tenth has changed: until then words that have become common still weigh as if they were rare.
+    Any number of threads may search; while one changes the index, no other may use it.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from labs.lab2_vector_db.hybrid_evaluation import Candidates, choose, evaluate
 from labs.lab2_vector_db.hybrid_search import RankFusion, ScoreFusion
 from labs.lab2_vector_db.known_item import KnownItems, Query
@@ -42,6 +43,8 @@ def test_fusion_wins_where_each_side_knows_what_the_other_does_not(measured):
         assert score.gain.low > 0, score
         assert score.ndcg_at_10.low <= score.ndcg_at_10.value <= score.ndcg_at_10.high
     assert everything["bm25"].gain is None
+    assert sum(score.chosen for score in everything.values()) == 1
+    assert not everything["bm25"].chosen
 
 
 def test_the_gain_is_the_mean_difference_to_the_better_side(measured):
@@ -79,6 +82,13 @@ def test_the_chosen_setting_is_the_best_of_the_grid_on_the_given_queries():
     assert mean(by_score) >= mean(ScoreFusion())
 
 
+def test_without_validation_queries_nothing_is_chosen():
+    items = KnownItems(np.array([1]), ["text"], ["x"], [1], [], [Query("q", "sentence", 1, (1,))])
+    one = np.ones((1, 2), dtype=np.float32)
+    with pytest.raises(InputError, match="n_validation"):
+        evaluate(items, one, validation_vectors=one[:0], test_vectors=one)
+
+
 @pytest.mark.slow
 def test_real_queries_lose_nothing_by_fusion():
     """A small run on real docstrings: the whole path, at a size that says little."""
@@ -88,4 +98,6 @@ def test_real_queries_lose_nothing_by_fusion():
     assert report.n_test == report.score("bm25").n_queries == 60
     best = max(report.score(name).ndcg_at_10.value for name in ("bm25", "dense"))
     assert report.score("weighted scores").ndcg_at_10.value > best - 0.1
+    assert report.hybrid.chosen
+    assert report.hybrid.kind == "all"
     assert all(count > 0 for count in report.dropped.values())

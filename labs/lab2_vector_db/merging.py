@@ -169,20 +169,39 @@ def merge(indexes: Sequence[faiss.Index], *, renumber: bool = False) -> faiss.In
         be renumbered, or a type that cannot be merged (HNSW: a graph has no parts).
         Nothing has been moved then.
     """
-    require(len(indexes) > 0, "indexes", 0, "must be at least one")
+    require_mergeable(indexes, unique=not renumber)
     layers = [_layers(index) for index in indexes]
-    for number, other in enumerate(layers[1:], 1):
-        _require_alike(layers[0], other, number)
     has_map = isinstance(layers[0][0], faiss.IndexIDMap)
     if renumber and has_map:
         raise InputError("renumber = True, but the indexes have ids of their own; leave it out")
-    if not renumber and len(indexes) > 1:
-        _require_unique(layers)
     # What lies under a map or beside refined vectors is numbered by position, always.
     by_position = renumber or has_map or isinstance(layers[0][0], faiss.IndexRefine)
     for others in layers[1:]:
         _append(layers[0], others, by_position)
     return indexes[0]
+
+
+def require_mergeable(indexes: Sequence[faiss.Index], *, unique: bool = True) -> None:
+    """Refuse indexes of which one cannot be made.
+
+    Parameters
+    ----------
+    indexes
+        At least one.
+    unique
+        Whether their ids must differ, which takes 8 bytes a vector to look.
+
+    Raises
+    ------
+    InputError
+        As :func:`merge` says.
+    """
+    require(len(indexes) > 0, "indexes", 0, "must be at least one")
+    layers = [_layers(index) for index in indexes]
+    for number, other in enumerate(layers[1:], 1):
+        _require_alike(layers[0], other, number)
+    if unique and len(indexes) > 1:
+        _require_unique(layers)
 
 
 def set_ids(index: faiss.Index, ids: NDArray[np.int64]) -> faiss.Index:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,23 @@ def kinds(dimension: int, *, n_lists: int, metric: Metric) -> dict[str, Recipe]:
         "HNSW": Recipe(HNSW(32), metric=metric),
         "HNSW, SQ8": Recipe(HNSW(32), SQ(8), metric=metric),
     }
+
+
+def compact_recipe(dimension: int, n_lists: int) -> Recipe:
+    """Small and fast at high recall: 4 bits a component to find, 8 bits to order.
+
+    One 4-bit segment for each component keeps the error of a code near 1 %, where segments of two
+    components lose about a tenth: with 48 of them over 96 components the shortlist misses what
+    the probed lists hold. It takes ``d / 2 + d + 8`` bytes a vector, 152 at d = 96. A graph over
+    the centroids finds the nearest lists from some thousand lists on.
+    """
+    centroids: Literal["flat", "hnsw"] = "hnsw" if n_lists >= 4096 else "flat"
+    return Recipe(
+        IVF(n_lists, centroids=centroids),
+        PQ(dimension, bits=4, residual=False),
+        refine=SQ(8),
+        metric="l2",
+    )
 
 
 def settings_of(recipe: Recipe) -> Sequence[Mapping[str, float]]:

@@ -243,7 +243,7 @@ def fit(
     Fit
     """
     real = check_vectors(real)
-    require(len(real) >= 4 * queries, "number of vectors", len(real), f"must be >= {4 * queries}")
+    require(len(real) >= 3 * queries, "number of vectors", len(real), f"must be >= {3 * queries}")
     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
     held_out, rest = shuffled[:queries], shuffled[queries:]
     goal = hardness(rest, held_out)

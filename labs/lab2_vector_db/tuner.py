@@ -200,6 +200,13 @@ class Tuned:
     reason: str
 
     @property
+    def nearest(self) -> Settings:
+        """The choice, or what came nearest to the target where nothing reached it."""
+        if self.settings is not None:
+            return self.settings
+        return max(self.trials, key=lambda trial: lower_bound(trial.recalls)).settings
+
+    @property
     def met(self) -> bool:
         """Whether the target is reached on queries that had no part in the choice."""
         return self.settings is not None and self.recall >= self.target_recall

@@ -137,6 +137,9 @@ def story(run: Run, config: Config) -> None:
         collection = build(run, config, large)
     with collection, run.stage("Tune the search, and measure it on other queries", key="search"):
         search(run, config, large, collection)
+    if run.device == "cuda":
+        with run.stage("The same recipe on the GPU", key="gpu"):
+            search_on_gpu(run, config, large)
     with run.stage("Durable writes, and filters at every selectivity", key="collection"):
         write_and_filter(run, config, large)
     with run.stage(f"Kill the writer {config.kills} times", key="crash"):
@@ -277,6 +280,21 @@ def search(run: Run, config: Config, large: Large, collection: Collection) -> No
             large.true_ids[judging],
         )
     report.search(run, config, measured, settings)
+
+
+def search_on_gpu(run: Run, config: Config, large: Large) -> None:
+    """The compact recipe as a GPU runs it, at several nprobe: one query, and a thousand at once."""
+    from labs.lab2_vector_db import gpu, report
+    from labs.lab2_vector_db.comparison import compact_recipe
+
+    if not gpu.gpus():
+        run.note("This faiss sees no GPU (requirements/gpu.txt has one that does): not measured.")
+        return
+    recipe = compact_recipe(config.dimension, config.n_lists)
+    points = gpu.measure(
+        large.vectors, recipe, large.queries, large.true_ids, nprobes=(16, 32, 64, 128)
+    )
+    report.gpu(run, points)
 
 
 def write_and_filter(run: Run, config: Config, large: Large) -> None:

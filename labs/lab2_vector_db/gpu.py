@@ -8,6 +8,7 @@ GPU is CAGRA (Ootomo et al. 2023, https://arxiv.org/abs/2308.15136), which wants
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, require
+from common.latency import LatencySummary
+from labs.lab2_vector_db.evaluation import answer_serially, recall_at_k
 from labs.lab2_vector_db.index_building import new_index
 from labs.lab2_vector_db.index_types import (
     FAISS_METRICS,
@@ -29,6 +32,7 @@ from labs.lab2_vector_db.index_types import (
     Recipe,
     check_vectors,
 )
+from labs.lab2_vector_db.throughput import batch_throughput
 
 QUERY_BLOCK = 8192
 """Queries a call; more only makes the temporary memory larger."""
@@ -47,7 +51,8 @@ def has_cuvs() -> bool:
 def gpu_recipe(recipe: Recipe) -> Recipe:
     """The recipe as a GPU runs it, at the same bytes a vector.
 
-    4-bit codes of m segments become 8-bit codes of m / 2; flat centroids replace a graph over
+    4-bit codes of m segments become 8-bit codes of m / 2 of what is left after the centroid is
+    taken away, the only kind that a GPU has; flat centroids replace a graph over
     them, because comparing with all of them takes a GPU microseconds. Refinement stays: it is done
     by :class:`GpuIndex` itself, with half-precision vectors in place of 8-bit ones.
 
@@ -65,7 +70,9 @@ def gpu_recipe(recipe: Recipe) -> Recipe:
         structure = replace(structure, centroids="flat")
     if isinstance(code, PQ) and code.bits == 4:
         require(code.segments % 2 == 0, "segments", code.segments, "must be even on a GPU")
-        code = PQ(code.segments // 2, bits=8, residual=code.residual)
+        code = PQ(code.segments // 2, bits=8)
+    elif isinstance(code, PQ):
+        code = replace(code, residual=True)
     if isinstance(structure, HNSW) and not isinstance(code, Exact):
         raise InputError(f"code = {code} under a graph runs on a CPU only; use Exact()")
     if isinstance(structure, Flat) and not isinstance(code, Exact):
@@ -227,11 +234,12 @@ def _cagra(vectors: Any, recipe: Recipe, resources: Any, options: GpuOptions) ->
             "faiss was built without it: install faiss-gpu-cuvs, or use an IVF"
         )
     assert isinstance(recipe.structure, HNSW)
-    configuration: Any = faiss.GpuIndexCagraConfig()
+    library: Any = faiss
+    configuration = library.GpuIndexCagraConfig()
     configuration.device = options.device
     configuration.graph_degree = 2 * recipe.structure.m
     configuration.intermediate_graph_degree = 4 * recipe.structure.m
-    index: Any = faiss.GpuIndexCagra(
+    index = library.GpuIndexCagra(
         resources, vectors.shape[1], FAISS_METRICS[recipe.metric], configuration
     )
     index.train(np.ascontiguousarray(vectors))
@@ -250,3 +258,66 @@ def _half(vectors: Any, recipe: Recipe, options: GpuOptions) -> Any:
         block = np.ascontiguousarray(vectors[start : start + 500_000])
         half[start : start + len(block)] = torch.from_numpy(block).to(device)
     return half
+
+
+@dataclass(frozen=True)
+class GpuPoint:
+    """One setting on the GPU.
+
+    ``latency`` is of one query a call, ``qps_1000`` of calls with 1,000 queries each.
+    """
+
+    recipe: str
+    nprobe: int | None
+    build_s: float
+    recall: NDArray[np.float64]
+    latency: LatencySummary
+    qps_1000: float
+
+
+def measure(
+    vectors: NDArray[np.float32],
+    recipe: Recipe,
+    queries: NDArray[np.float32],
+    true_ids: NDArray[np.int64],
+    *,
+    nprobes: tuple[int | None, ...] = (None,),
+    seed: int = 0,
+) -> list[GpuPoint]:
+    """Build the recipe on a GPU; recall, latency of single queries, throughput of batches.
+
+    Parameters
+    ----------
+    vectors : float32 array of shape [n, d]
+    recipe
+        See :func:`gpu_recipe`.
+    queries : float32 array of shape [q, d]
+        At least 1,000.
+    true_ids : int64 array of shape [q, k]
+    nprobes
+        Settings to measure; None keeps the recipe's, and is the only one for a graph.
+    """
+    require(len(queries) >= 1000, "number of queries", len(queries), "must be >= 1000")
+    start = time.perf_counter()
+    index = build_gpu_index(vectors, recipe, seed=seed)
+    build_s = time.perf_counter() - start
+    k = true_ids.shape[1]
+    points = []
+    for nprobe in nprobes:
+
+        def answer(some: NDArray[np.float32], nprobe: int | None = nprobe) -> NDArray[np.int64]:
+            return index.search(some, k, nprobe=nprobe)[1]
+
+        found, seconds = answer_serially(answer, queries)
+        batches = batch_throughput(answer, queries, batch_size=1000, seconds=1.0, warmup=3)
+        points.append(
+            GpuPoint(
+                index.recipe.factory,
+                nprobe,
+                build_s,
+                recall_at_k(np.concatenate(found), true_ids),
+                LatencySummary.of(seconds, how="serial, one query a call, answers on the CPU"),
+                batches.qps,
+            )
+        )
+    return points

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labs.lab2_vector_db.comparison import Kind
     from labs.lab2_vector_db.crash_test import CrashReport
     from labs.lab2_vector_db.generated import Fit, Hardness
+    from labs.lab2_vector_db.gpu import GpuPoint
     from labs.lab2_vector_db.hnsw import EfScore
     from labs.lab2_vector_db.hybrid_evaluation import HybridReport
     from labs.lab2_vector_db.index_types import Recipe
@@ -194,6 +195,19 @@ def search(run: Run, config: Config, found: Measured, settings: Mapping[str, Any
             "search.open_loop_qps", opened.qps, unit="queries/s", n=opened.best.n,
             how=f"highest rate with p99 < {opened.p99_ms:g} ms; {opened.best.latency.how}",
         )  # fmt: skip
+
+
+def gpu(run: Run, points: Sequence[GpuPoint]) -> None:
+    """Recall, latency and throughput on the GPU at each nprobe."""
+    for point in points:
+        area, n = f"gpu.nprobe_{point.nprobe}", point.latency.n
+        run.metric(f"{area}.recall_at_10", point.recall.mean(), unit="ratio", n=n, how=point.recipe)
+        run.metric(f"{area}.p50_ms", point.latency.p50_ms, unit="ms", n=n, how=point.latency.how)
+        run.metric(f"{area}.p99_ms", point.latency.p99_ms, unit="ms", n=n, how=point.latency.how)
+        run.metric(
+            f"{area}.qps_batch_1000", point.qps_1000, unit="queries/s", how="1,000 queries a call"
+        )
+    run.metric("gpu.build_s", points[0].build_s, unit="s", how=points[0].recipe)
 
 
 def written(run: Run, found: Written, stats: CollectionStats) -> None:

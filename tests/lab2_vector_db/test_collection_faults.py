@@ -201,3 +201,34 @@ def test_writing_threads_share_the_log_and_lose_nothing(tmp_path):
         assert len(before) == 4 * 20 * 9
     with Collection.open(path) as again:
         assert contents(again) == before
+
+
+def test_a_reader_beside_a_writer_that_replaces_files_always_sees_a_whole_state(tmp_path):
+    """Files vanish between a reader's look at the manifest and its opening of them."""
+    path, ids, done, wrong = tmp_path / "c", np.arange(40), threading.Event(), []
+    with Collection.create(path, SCHEMA, auto_compact=False, sync=False) as collection:
+        collection.upsert(ids, rows(40), {"year": [0] * 40})
+
+        def read():
+            while not done.is_set():
+                with Collection.open(path, read_only=True) as reader:
+                    for _ in range(3):
+                        years = [record.payload["year"] for record in reader.get(ids) if record]
+                        if len(years) != 40 or len(set(years)) != 1 or len(reader) != 40:
+                            wrong.append(years)
+                        reader.refresh()
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for step in range(60):
+                collection.upsert(ids, rows(40, seed=step), {"year": [step] * 40})
+                collection.flush()
+                if step % 3 == 0:
+                    collection.compact()
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert not wrong, wrong[0]

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from common.errors import EXIT_FAILED, RunError, require
 from common.process import supervised
+from common.progress import Progress
 from labs.lab2_vector_db.collection import Collection
 from labs.lab2_vector_db.crash_writer import State, Tell, fork, write_until_killed
 from labs.lab2_vector_db.reference_model import (
@@ -62,6 +63,7 @@ AIMS = {  # what kills are aimed at: how often, up to which one, and a first gue
     "any": (0.2, 1, 0.15),
 }
 SILENCE_S = 60.0
+KILLED = "killed "
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ def kill_loop(
     seed: int = 0,
     writers: int = 2,
     store: type[Collection] = Collection,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> CrashReport:
     """Create a collection in ``folder`` and kill its writers. Forks: the process must be alone.
 
@@ -264,7 +267,10 @@ def kill_loop(
         Threads of the writing process, of disjoint ids, that share one collection.
     store
         What is tested; a broken subclass shows that the test can fail.
+    progress
+        Called with the number of kills so far.
     """
+    require(min(kills, power_cuts) >= 0, "kills, power_cuts", (kills, power_cuts), "must be >= 0")
     require(kills + power_cuts > 0, "kills", kills, "must be > 0", "try 200")
     require(1 <= writers <= 8, "writers", writers, "must be from 1 to 8", "try 2")
     faiss.omp_set_num_threads(1)  # a fork loses the threads of OpenMP, and the child would wait
@@ -285,6 +291,7 @@ def kill_loop(
     outcomes: list[_Outcome] = []
     for cut in [*cuts.tolist(), None]:
         outcomes.append(_round(state, rng, cut=bool(cut), last=cut is None))
+        progress(min(len(outcomes), len(cuts)))
         if outcomes[-1].findings.any:
             break
     return _report(outcomes, cuts)
@@ -317,6 +324,7 @@ def run(
     power_cuts: int = 0,
     seed: int = 0,
     writers: int = 2,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> CrashReport:
     """:func:`kill_loop` in a process of its own, which ends with this one, and its report.
 
@@ -325,10 +333,16 @@ def run(
     RunError
         When that process fails, or a writer hangs.
     """
-    command = [sys.executable, "-m", "labs.lab2_vector_db.crash_test", str(folder), "--json"]
+    where = str(folder.absolute())
+    command = [sys.executable, "-m", "labs.lab2_vector_db.crash_test", where, "--json"]
     command += [f"--kills={kills}", f"--power-cuts={power_cuts}", f"--seed={seed}"]
+    lines: list[str] = []
     with supervised([*command, f"--writers={writers}"], cwd=ROOT, name="crash test") as child:
-        lines = list(child.output)
+        for line in child.output:
+            if line.startswith(KILLED):
+                progress(int(line.removeprefix(KILLED)))
+            else:
+                lines.append(line)
         if child.wait() not in (0, EXIT_FAILED) or not lines or not lines[-1].startswith("{"):
             raise RunError(f"the crash test failed: {''.join(lines[-12:]).strip()}")
     return CrashReport(**json.loads(lines[-1]))
@@ -347,8 +361,19 @@ def main(argv: Sequence[str] | None = None, store: type[Collection] = Collection
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     options = vars(parser.parse_args(argv))
     folder, as_json = options.pop("folder"), options.pop("json")
-    with tempfile.TemporaryDirectory(prefix="crash-test-") as temporary:
-        report = kill_loop(folder or Path(temporary) / "collection", store=store, **options)
+    with (
+        tempfile.TemporaryDirectory(prefix="crash-test-") as temporary,
+        Progress("kills", options["kills"] + options["power_cuts"]) as bar,
+    ):
+
+        def progress(done: int) -> None:
+            if as_json:
+                print(f"{KILLED}{done}", flush=True)
+            else:
+                bar.update(done)
+
+        where = folder or Path(temporary) / "collection"
+        report = kill_loop(where, store=store, progress=progress, **options)
     fields = asdict(report)
     print(json.dumps(fields) if as_json else "\n".join(f"{k:18}{v}" for k, v in fields.items()))
     return 0 if report.clean else EXIT_FAILED

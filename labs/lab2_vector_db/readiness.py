@@ -85,7 +85,7 @@ def measure_readiness(
     seen: dict[int, float] = {}
     changed = threading.Condition()
     times: list[tuple[float, float, float, float]] = []
-    arguments = [str(folder), str(writes), str(rows), str(first_id), str(seed)]
+    arguments = [str(folder.absolute()), str(writes), str(rows), str(first_id), str(seed)]
     command = [sys.executable, "-m", "labs.lab2_vector_db.readiness", *arguments]
     rng = np.random.default_rng(seed)
     with (

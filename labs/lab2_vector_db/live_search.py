@@ -97,19 +97,31 @@ def search_alive(
     O'Neil et al.: The Log-Structured Merge-Tree, Acta Informatica 1996, section 2 (newest first).
     """
     found = [_from_part(part, queries, k) for part in parts if part.n_alive]
-    worst = -np.inf if larger_is_better else np.inf
-    scores = np.full((len(queries), k), worst, np.float32)
-    ids = np.full((len(queries), k), -1, np.int64)
-    for part_scores, part_ids in found:
-        # Newest first, so what is there already is newer.
-        scores = np.concatenate([scores, part_scores], axis=1)
-        ids = np.concatenate([ids, part_ids], axis=1)
-    superseded = _repeated(ids) if len(found) > 1 else np.zeros(ids.shape, bool)
-    scores[(ids < 0) | superseded] = worst
-    ids[superseded] = -1
+    # Newest first, so of two rows with one id the one further left is newer.
+    scores = np.concatenate([each for each, _ in found] or [_nothing(queries, np.float32)], axis=1)
+    ids = np.concatenate([each for _, each in found] or [_nothing(queries, np.int64)], axis=1)
+    if len(found) > 1:
+        ids[_repeated(ids)] = -1
+    worst = np.float32(-np.inf if larger_is_better else np.inf)
+    scores = np.where(ids >= 0, scores, worst)
     order = np.argsort(-scores if larger_is_better else scores, axis=1, kind="stable")[:, :k]
     scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
-    return np.where(ids >= 0, scores, np.float32(np.nan)), ids
+    return filled(np.where(ids >= 0, scores, np.float32(np.nan)), ids, k)
+
+
+def filled(scores: Scores, ids: Ids, k: int) -> tuple[Scores, Ids]:
+    """The same with k columns: NaN and -1 behind what is there."""
+    missing = ((0, 0), (0, k - ids.shape[1]))
+    if missing[1][1] <= 0:
+        return scores, ids
+    return (
+        np.pad(scores, missing, constant_values=np.nan),
+        np.pad(ids, missing, constant_values=-1),
+    )
+
+
+def _nothing(queries: Vectors, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.empty((len(queries), 0), dtype)
 
 
 def _from_part(part: Part, queries: Vectors, k: int) -> tuple[Scores, Ids]:
@@ -179,15 +191,7 @@ def scan(
             order = np.argsort(-best_scores if larger_is_better else best_scores, axis=1)[:, :k]
             best_scores = np.take_along_axis(best_scores, order, 1)
             best_rows = np.take_along_axis(best_rows, order, 1)
-    return _padded(best_scores, best_rows, k)
-
-
-def _padded(scores: Scores, rows: Ids, k: int) -> tuple[Scores, Ids]:
-    missing = ((0, 0), (0, max(0, k - rows.shape[1])))
-    return (
-        np.pad(scores, missing, constant_values=np.nan),
-        np.pad(rows, missing, constant_values=-1),
-    )
+    return filled(best_scores, best_rows, k)
 
 
 def _knn(
@@ -204,4 +208,4 @@ def _knn(
     sizes = (dimension, n_queries, n_rows, within)
     extra = () if selector is None else ((selector,) if larger_is_better else (None, selector))
     compare(*pointers, *sizes, *outputs, *extra)
-    return _padded(scores, rows, k)
+    return filled(scores, rows, k)

@@ -176,7 +176,7 @@ def finish_segment(
 def open_segment(
     root: Path, schema: Schema, entry: SegmentEntry, *, every_byte: bool = False
 ) -> Segment:
-    """Open a segment: vectors, ids and payload are mapped, the index is read.
+    """Open a segment: everything is mapped, but for the inverted lists of the index.
 
     Raises
     ------
@@ -192,7 +192,10 @@ def open_segment(
     ids = mapped(folder / IDS, np.int64)
     order = mapped(folder / ORDER, np.int64) if ORDER in entry.files else None
     columns = PayloadColumns.load(folder / PAYLOAD, verify=False)
-    index = faiss.read_index(str(folder / INDEX)) if INDEX in entry.files else None
+    index = None
+    if INDEX in entry.files:
+        # Codes stay in the file, mapped, where faiss can use them there: shared by all processes.
+        index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
     counts = [len(vectors), len(ids), len(columns)] + ([] if index is None else [index.ntotal])
     if set(counts) != {entry.rows}:
         raise RunError(f"{folder} holds {counts} rows, expected {entry.rows}; restore a copy of it")

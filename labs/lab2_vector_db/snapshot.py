@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from labs.lab2_vector_db import tombstones
 from labs.lab2_vector_db.filter_planning import Costs, Plan, plan
 from labs.lab2_vector_db.filters import Filter
-from labs.lab2_vector_db.live_search import Part, scan, search_alive
+from labs.lab2_vector_db.live_search import Part, filled, scan, search_alive
 from labs.lab2_vector_db.manifest import Schema
 from labs.lab2_vector_db.memtable import MemtableView
 from labs.lab2_vector_db.payload import PayloadColumns
@@ -122,10 +122,7 @@ class Snapshot:
         scores, ids = search_alive(
             self._parts(within, how), queries, within, larger_is_better=larger
         )
-        beyond = ((0, 0), (0, k - within))
-        return Hits(
-            np.pad(scores, beyond, constant_values=np.nan), np.pad(ids, beyond, constant_values=-1)
-        )
+        return Hits(*filled(scores, ids, k))
 
     def _parts(self, k: int, how: SearchOptions) -> list[Part]:
         larger = self.schema.larger_is_better
@@ -237,9 +234,7 @@ class IndexedPart(ScannedPart):
         )
         if self.how.rerank:
             scores, rows = self._rescored(queries, rows)
-        missing = ((0, 0), (0, max(0, k - fetch)))
-        scores = np.pad(scores[:, :k], missing, constant_values=np.nan)
-        return scores, np.pad(rows[:, :k], missing, constant_values=-1)
+        return filled(scores[:, :k], rows[:, :k], k)
 
     def _rescored(self, queries: Vectors, rows: Ids) -> tuple[NDArray[np.float32], Ids]:
         """The candidates in the order of their raw vectors' scores."""

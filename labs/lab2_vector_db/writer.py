@@ -297,11 +297,12 @@ class Writer:
                 sync(self.root / SEGMENTS)
             write_manifest(self.root, manifest)
         except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
-            for live in segments:
-                if live.segment.name not in earlier:
-                    shutil.rmtree(live.segment.folder, ignore_errors=True)
+            if read_manifest(self.root).generation < generation:
+                for path in written:
+                    path.unlink(missing_ok=True)
+                for live in segments:
+                    if live.segment.name not in earlier:
+                        shutil.rmtree(live.segment.folder, ignore_errors=True)
             raise
         with self.applying:
             if lsn is not None:

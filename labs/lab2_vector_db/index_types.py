@@ -33,7 +33,7 @@ class Flat:
 
 @dataclass(frozen=True)
 class IVF:
-    """Inverted lists: only the ``nprobe`` cells whose centroids are nearest to the query.
+    """Inverted lists: a search visits the ``nprobe`` cells whose centroids are nearest.
 
     Parameters
     ----------
@@ -188,9 +188,9 @@ class OPQ:
     dimension
         Of the rotated vectors; None keeps d. A smaller one drops directions of little variance.
     niter
-        Alternations between codebooks and rotation. faiss's own default, 50, gains little more.
+        Alternations between codebooks and rotation; faiss's own default is 50.
     max_train_points
-        Training vectors used, at most. faiss's own default is 65,536.
+        Training vectors used, at most; faiss's own default is 65,536.
 
     References
     ----------
@@ -354,10 +354,12 @@ def recipe_from_dict(written: dict[str, Any]) -> Recipe:
 def _code_factory(recipe: Recipe) -> str:
     code = recipe.code
     if isinstance(code, PQ):
-        scan = ""
+        # np: without the annealing for polysemous codes, which takes most of the training time
+        # and which no search here uses.
+        scan = "np"
         if recipe.fast_scan:
             scan = "fsr" if isinstance(recipe.structure, IVF) and code.residual else "fs"
-        return f"PQ{code.segments}" + (f"x4{scan}" if code.bits == 4 else "")
+        return f"PQ{code.segments}" + ("x4" if code.bits == 4 else "") + scan
     if isinstance(code, SQ):
         return code.factory
     if isinstance(code, RaBitQ):

@@ -11,7 +11,7 @@ def build_index(vectors, recipe, *, ids=None, seed=0):
     if ids is None:
         index.add(vectors)
         return index
-    if isinstance(recipe, Flat) or recipe.refine != "none":
+    if not recipe.keeps_ids:
         index = faiss.IndexIDMap2(index)
     index.add_with_ids(vectors, np.ascontiguousarray(ids, dtype=np.int64))
     return index

@@ -2,6 +2,8 @@
 
 import faiss
 
+from labs.lab2_vector_db.vectors import normalize
+
 
 def build_index(vectors, recipe, *, ids=None, seed=0):
     vectors = normalize(check_vectors(vectors))
@@ -11,7 +13,7 @@ def build_index(vectors, recipe, *, ids=None, seed=0):
         index.add(vectors)
         return index
     ids = check_ids(ids, len(vectors))
-    if isinstance(recipe, Flat) or recipe.refine != "none":
+    if not recipe.keeps_ids:
         index = faiss.IndexIDMap2(index)
     index.add_with_ids(vectors, ids)
     return index

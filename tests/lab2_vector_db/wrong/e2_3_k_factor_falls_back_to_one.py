@@ -3,13 +3,21 @@
 import faiss
 
 
-def search_parameters(index, *, nprobe=None, k_factor=None):
-    refine, ivf = unwrap(index)
-    if ivf is None:
-        return None
-    lists = faiss.SearchParametersIVF(nprobe=ivf.nprobe if nprobe is None else nprobe)
-    if refine is None:
-        return lists
-    if k_factor is None:
-        return faiss.IndexRefineSearchParameters(base_index_params=lists)
-    return faiss.IndexRefineSearchParameters(k_factor=k_factor, base_index_params=lists)
+def search_parameters(index, *, nprobe=None, k_factor=None, ef_search=None, selector=None):
+    layers = unwrap(index)
+    fields = {} if selector is None else {"sel": translated(layers, selector)}
+    if layers.ivf is not None:
+        visited = layers.ivf.nprobe if nprobe is None else nprobe
+        parameters = faiss.SearchParametersIVF(nprobe=visited, **fields)
+    elif layers.hnsw is not None:
+        kept = layers.hnsw.hnsw.efSearch if ef_search is None else ef_search
+        parameters = faiss.SearchParametersHNSW(efSearch=kept, **fields)
+    else:
+        parameters = faiss.SearchParameters(**fields) if fields else None
+    if layers.transform is not None:
+        parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+    if layers.refine is not None:
+        parameters = faiss.IndexRefineSearchParameters(base_index_params=parameters)
+        if k_factor is not None:
+            parameters.k_factor = k_factor
+    return parameters

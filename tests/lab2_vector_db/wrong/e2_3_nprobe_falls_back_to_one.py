@@ -3,14 +3,23 @@
 import faiss
 
 
-def search_parameters(index, *, nprobe=None, k_factor=None):
-    refine, ivf = unwrap(index)
-    if ivf is None:
-        return None
-    lists = faiss.SearchParametersIVF()
-    if nprobe is not None:
-        lists.nprobe = nprobe
-    if refine is None:
-        return lists
-    factor = refine.k_factor if k_factor is None else k_factor
-    return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=lists)
+def search_parameters(index, *, nprobe=None, k_factor=None, ef_search=None, selector=None):
+    layers = unwrap(index)
+    fields = {} if selector is None else {"sel": translated(layers, selector)}
+    if layers.ivf is not None:
+        parameters = faiss.SearchParametersIVF(**fields)
+        if nprobe is not None:
+            parameters.nprobe = nprobe
+    elif layers.hnsw is not None:
+        kept = layers.hnsw.hnsw.efSearch if ef_search is None else ef_search
+        parameters = faiss.SearchParametersHNSW(efSearch=kept, **fields)
+    else:
+        parameters = faiss.SearchParameters(**fields) if fields else None
+    if layers.transform is not None:
+        parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+    if layers.refine is not None:
+        factor = layers.refine.k_factor if k_factor is None else k_factor
+        parameters = faiss.IndexRefineSearchParameters(
+            k_factor=factor, base_index_params=parameters
+        )
+    return parameters

@@ -1,13 +1,22 @@
-"""Only k_factor is passed to a refined index: nprobe never reaches the lists below it."""
+"""Only k_factor is passed to a refined index: nothing reaches the layers below it."""
 
 import faiss
 
 
-def search_parameters(index, *, nprobe=None, k_factor=None):
-    refine, ivf = unwrap(index)
-    if ivf is None:
-        return None
-    if refine is not None:
-        factor = refine.k_factor if k_factor is None else k_factor
-        return faiss.IndexRefineSearchParameters(k_factor=factor)
-    return faiss.SearchParametersIVF(nprobe=ivf.nprobe if nprobe is None else nprobe)
+def search_parameters(index, *, nprobe=None, k_factor=None, ef_search=None, selector=None):
+    layers = unwrap(index)
+    fields = {} if selector is None else {"sel": translated(layers, selector)}
+    if layers.ivf is not None:
+        visited = layers.ivf.nprobe if nprobe is None else nprobe
+        parameters = faiss.SearchParametersIVF(nprobe=visited, **fields)
+    elif layers.hnsw is not None:
+        kept = layers.hnsw.hnsw.efSearch if ef_search is None else ef_search
+        parameters = faiss.SearchParametersHNSW(efSearch=kept, **fields)
+    else:
+        parameters = faiss.SearchParameters(**fields) if fields else None
+    if layers.transform is not None:
+        parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+    if layers.refine is not None:
+        factor = layers.refine.k_factor if k_factor is None else k_factor
+        parameters = faiss.IndexRefineSearchParameters(k_factor=factor)
+    return parameters

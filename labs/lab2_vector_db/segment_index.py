@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import RunError
 from labs.lab2_vector_db.drift import Drift, Profile, compare, measure
 from labs.lab2_vector_db.index_building import new_index
 from labs.lab2_vector_db.index_types import IVF, PQ, Recipe
@@ -21,8 +22,11 @@ POINTS_PER_CENTROID = 39  # the least that faiss trains on without a warning
 SLICE_ROWS = 65_536
 
 
-class Stopped(Exception):
-    """The collection is being closed: give up, and leave everything as it was."""
+class Stopped(RunError):
+    """The collection was closed while it was at work; everything is as it was."""
+
+    def __init__(self) -> None:
+        super().__init__("the collection was closed meanwhile; open it and do it again")
 
 
 def least_rows(recipe: Recipe) -> int:

@@ -149,10 +149,8 @@ class Writer:
 
         Raises
         ------
-        InputError
-            When the collection is closed meanwhile.
         RunError
-            When there is no room; what there was stays.
+            When there is no room, or the collection is closed meanwhile; what there was stays.
         """
         with self.compacting:
             with self.appending:

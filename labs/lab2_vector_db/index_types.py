@@ -225,9 +225,7 @@ Structure = Flat | IVF | HNSW
 Code = Exact | PQ | SQ | RaBitQ
 Rotation = OPQ | RandomRotation
 Refine = Exact | SQ
-PARTS: dict[str, type] = {
-    part.__name__: part for part in (*get_args(Structure), *get_args(Code), *get_args(Rotation))
-}
+PARTS: dict[str, type] = {part.__name__: part for part in get_args(Structure | Code | Rotation)}
 
 
 @dataclass(frozen=True)
@@ -406,8 +404,7 @@ def _part_from_dict(name: str, written: dict[str, Any]) -> Any:
 
 def _require_fields(name: str, kind: type, values: dict[str, Any]) -> None:
     known = {field.name: field for field in fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
+    if unknown := sorted(set(values) - set(known)):
         raise InputError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(known)}")
     for key, field in known.items():
         if field.default is MISSING and key not in values:

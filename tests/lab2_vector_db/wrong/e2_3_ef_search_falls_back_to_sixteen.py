@@ -1,4 +1,4 @@
-"""efSearch is left out of the parameters, and the default of 16 replaces the setting of the graph."""
+"""efSearch is left out of the parameters: the default of 16 replaces what the graph was given."""
 
 import faiss
 

@@ -318,7 +318,12 @@ def crash(run: Run, config: Config) -> None:
     """SIGKILL at random moments; each time the reopened collection must equal a model of it."""
     from labs.lab2_vector_db import crash_test, report
 
-    report.crash(run, crash_test.run(run.work / "crash", kills=config.kills, seed=run.seed))
+    with run.progress_bar("kills", config.kills) as bar:
+        found = crash_test.run(
+            run.work / "crash", kills=config.kills, power_cuts=config.kills // 5, seed=run.seed,
+            progress=bar.update,
+        )  # fmt: skip
+    report.crash(run, found)
 
 
 def update(run: Run, config: Config, large: Large) -> None:
@@ -333,7 +338,7 @@ def update(run: Run, config: Config, large: Large) -> None:
     recipe = compact_recipe(config.dimension, len(rows) // 300)
     reports = compare_retraining(
         run.work / "runbook", rows, large.queries[:200], recipe,
-        metric="l2", k=config.k, nprobe=4, seed=run.seed,
+        metric="l2", k=config.k, nprobe=8, seed=run.seed,
     )  # fmt: skip
     with Collection.create(run.work / "ready", Schema(config.dimension, "l2")) as collection:
         collection.upsert(range(len(rows)), rows)

@@ -278,6 +278,12 @@ def crash(run: Run, found: CrashReport) -> None:
     run.metric("crash.acknowledged", found.acknowledged, unit="count")
     run.metric("crash.lost", found.lost, unit="count", n=found.acknowledged)
     run.metric("crash.phantom", found.phantom, unit="count", n=found.acknowledged)
+    run.metric("crash.mismatches", found.mismatches, unit="count", n=found.kills)
+    for name in ("done", "absent"):
+        run.metric(
+            f"crash.in_flight_{name}", getattr(found, f"in_flight_{name}"), unit="count",
+            how="operations that were not acknowledged: the kills fell on both sides",
+        )  # fmt: skip
     run.metric("crash.reopen_p50_ms", found.reopen_p50_s * 1000, unit="ms", n=found.kills)
     during = ", ".join(f"{what} {n}" for what, n in sorted(found.killed_during.items()))
     run.note(f"Killed during: {during}.")
@@ -298,7 +304,8 @@ def updates(run: Run, reports: Sequence[RunbookReport], ready: Readiness) -> Non
         )  # fmt: skip
     run.figure("updates", _draw_updates(reports), caption=(
         "A runbook whose clusters arrive one after the other. Centroids trained on the first ones "
-        "serve the later ones badly; training again where drift is found repairs it."
+        "serve the later ones badly: recall falls, or the few lists that all new rows crowd into "
+        "have to be read whole. Training again where drift is found repairs it."
     ))  # fmt: skip
     for name in ("acknowledged", "searchable", "searchable_by_reader", "indexed"):
         summary = getattr(ready, name)
@@ -308,18 +315,21 @@ def updates(run: Run, reports: Sequence[RunbookReport], ready: Readiness) -> Non
 def _draw_updates(reports: Sequence[RunbookReport]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
     styles = {False: ("never trained again", "o-"), "auto": ("trained again on drift", "s--"),
-              True: ("trained at every compaction", "^:")}  # fmt: skip
-    for found in reports:
-        label, style = styles[found.retrain]
-        live = [checkpoint.n_live for checkpoint in found.checkpoints]
-        axes.plot(live, [each.recall for each in found.checkpoints], style, label=label)
-    axes.set_xlabel("vectors alive at the checkpoint")
-    axes.set_ylabel(f"recall@{reports[0].k}")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+              True: ("at every compaction", "^:")}  # fmt: skip
+    shown = {"recall": f"recall@{reports[0].k}", "recall_of_new": "recall of the newest",
+             "codes_read": "codes read a query"}  # fmt: skip
+    for axes, (name, label) in zip(panels, shown.items()):
+        for found in reports:
+            text, style = styles[found.retrain]
+            live = [checkpoint.n_live for checkpoint in found.checkpoints]
+            axes.plot(live, [getattr(each, name) for each in found.checkpoints], style, label=text)
+        axes.set_xlabel("vectors alive")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
     return figure
 
 
@@ -334,7 +344,7 @@ def hybrid(run: Run, found: HybridReport) -> None:
                 f"hybrid.{slug(name)}.{metric}", each.value, unit="ratio", n=score.n_queries,
                 ci95=(each.low, each.high), how=score.setting,
             )  # fmt: skip
-    chosen = found.score("rrf, chosen")
+    chosen = found.hybrid
     assert chosen.gain is not None
     run.metric(
         "hybrid.gain", chosen.gain.value, unit="ratio", n=chosen.n_queries,

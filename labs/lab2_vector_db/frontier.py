@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 BUCKETS = (0.90, 0.95, 0.99)
 GIGABYTE = 1e9
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
+COLOURS += ("#7F7F7F", "#B22222")
+"""Okabe and Ito's, which colour-blind readers can tell apart, and three more."""
 LEAST_MISS = 1e-3
 """Where the figure's recall axis ends: 1 - recall in logarithm has no end of its own."""
 
@@ -304,11 +305,12 @@ def draw(
     curve.set_ylabel("recall")
     _label(curve, shown, colour)
     places = np.arange(len(names))[::-1]
-    bars.barh(places, [size[name] for name in names], color=[colour[name] for name in names])
+    sizes = [size[name] for name in names]
+    bars.barh(places, sizes, height=0.4, color=[colour[name] for name in names])
     bars.set_yticks([])
     for place, name in zip(places, names):
         text = f" {name}, {size[name]:,.0f}"
-        bars.annotate(text, (0, place + 0.42), va="bottom", fontsize=8, annotation_clip=False)
+        bars.annotate(text, (0, place + 0.2), va="bottom", fontsize=8, annotation_clip=False)
     bars.set_ylim(-0.6, len(names) - 0.1)
     bars.set_xlabel("bytes a vector")
     for axes in (curve, bars):

@@ -144,7 +144,7 @@ def write_rows(
 
 @dataclass(frozen=True)
 class Filtered:
-    """A search under a filter that a share of the rows passes."""
+    """A search under a filter that about this share of the rows passes."""
 
     selectivity: float
     n_matching: int
@@ -187,7 +187,7 @@ def filter_sweep(
             answers, seconds = answer_serially(answer, queries)
         swept.append(
             Filtered(
-                len(rows) / len(vectors),
+                share,
                 len(rows),
                 recall_at_k(np.concatenate(answers), truth),
                 LatencySummary.of(seconds, how="serial, one query at a time, one thread"),

@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 progress clean \
+.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 progress clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -108,6 +108,11 @@ bench: $(READY) ## Every lab and the capstone at standard scale, one after the o
 
 bench-lab1: $(READY) ## Lab 1: memory against throughput over strategies, precision, checkpointing
 	@$(BIN)/python -m labs.lab1_fsdp_advanced.bench $(RUN_OPTIONS)
+
+bench-lab2: $(READY) ## Lab 2: the collection against HNSW of faiss, hnswlib and usearch
+	@# hnswlib has no wheel; without a C++ compiler the benchmark says so and goes on.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt || true
+	@$(BIN)/python -m labs.lab2_vector_db.bench $(RUN_OPTIONS)
 
 clean: ## Remove runs and caches; keeps work/ and .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

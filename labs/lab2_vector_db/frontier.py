@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 BUCKETS = (0.90, 0.95, 0.99)
 GIGABYTE = 1e9
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-COLOURS += ("#7F7F7F", "#B22222")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#B22222"),
+)
 """Okabe and Ito's, which colour-blind readers can tell apart, and three more."""
 LEAST_MISS = 1e-3
 """Where the figure's recall axis ends: 1 - recall in logarithm has no end of its own."""

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from typing import Any
 import faiss
 
 from common.errors import InputError, RunError
+from labs.lab2_vector_db.durable import FileEntry, disk_errors, sync, write_beside
 from labs.lab2_vector_db.index_types import Recipe, recipe_from_dict, recipe_to_dict
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+WRITE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,34 +81,30 @@ def save_index(
     ------
     InputError
         For an empty version or an extra that JSON cannot hold.
+    RunError
+        When the disk is full; the earlier pair is still there.
     """
     if not version:
         raise InputError("version = '' must name what the vectors came from; give the checkpoint")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".index-", suffix=".partial", dir=folder)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        faiss.write_index(index, str(partial))
-        digest = sha256_of(partial)
+    with _partial(folder) as partial, disk_errors("writing an index to", folder):
+        written = write_synced(index, partial)
         manifest = Manifest(
             version=version,
             recipe=recipe_to_dict(recipe),
             dimension=index.d,
             count=index.ntotal,
-            file=f"index-{digest[:16]}.faiss",
-            sha256=digest,
-            size=partial.stat().st_size,
+            file=f"index-{written.sha256[:16]}.faiss",
+            sha256=written.sha256,
+            size=written.size,
             extra=dict(extra or {}),
         )
         text = _json(manifest)
-        _sync(partial)
         partial.replace(folder / manifest.file)
-        _sync(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-    _write_atomically(folder / MANIFEST, text)
+        sync(folder)
+        write_beside(folder / MANIFEST, text.encode())
+        sync(folder)
     for other in folder.glob("index-*.faiss"):
         if other.name != manifest.file:
             other.unlink()
@@ -112,7 +112,10 @@ def save_index(
 
 
 def load_index(
-    directory: str | os.PathLike[str], *, expected_version: str | None = None
+    directory: str | os.PathLike[str],
+    *,
+    expected_version: str | None = None,
+    memory_map: bool = False,
 ) -> tuple[faiss.Index, Manifest]:
     """Read an index, having checked that it is whole and the one asked for.
 
@@ -122,6 +125,11 @@ def load_index(
         A folder written by :func:`save_index`.
     expected_version
         The version the caller's query embeddings come from; None accepts any.
+    memory_map
+        Map the file in place of copying it: pages come in when they are searched, processes
+        share them, and the index can be searched only. faiss maps vectors, codes and ids of
+        flat indexes, plain inverted lists and refining layers; it still copies graphs and
+        fast-scan lists. The check of the hash reads the file once all the same.
 
     Returns
     -------
@@ -155,7 +163,7 @@ def load_index(
         raise RunError(
             f"{file} has sha256 {digest}, expected {manifest.sha256}; build the index again"
         )
-    index = faiss.read_index(str(file))
+    index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
     if (index.d, index.ntotal) != (manifest.dimension, manifest.count):
         raise RunError(
             f"{file} holds {index.ntotal} vectors of dimension {index.d}, expected "
@@ -191,6 +199,32 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
+def write_synced(index: faiss.Index, path: Path) -> FileEntry:
+    """Write an index to a file and sync it; its size and hash come from the bytes written.
+
+    :func:`faiss.write_index` to a path reports no error when the disk is full at the very end: the
+    last buffer is lost when the file is closed, where C++ cannot raise.
+
+    Raises
+    ------
+    OSError
+        When the disk is full or the file may not be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as stream:
+
+        def write(chunk: bytes) -> None:
+            nonlocal size
+            digest.update(chunk)
+            size += stream.write(chunk)
+
+        writer = faiss.PyCallbackIOWriter(write, WRITE_BYTES)  # type: ignore[attr-defined]
+        faiss.write_index(index, writer)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return FileEntry(size, digest.hexdigest())
+
+
 def sha256_of(path: Path) -> str:
     """The file's sha256 as hexadecimal digits."""
     with path.open("rb") as stream:
@@ -204,20 +238,12 @@ def _json(manifest: Manifest) -> str:
         raise InputError(f"extra = {manifest.extra!r} does not fit into JSON: {error}") from error
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A new name in the folder, taken away again unless it was renamed."""
+    handle, name = tempfile.mkstemp(prefix=".index-", suffix=".partial", dir=folder)
+    os.close(handle)
     try:
-        partial.write_text(text)
-        _sync(partial)
-        partial.replace(path)
+        yield Path(name)
     finally:
-        partial.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)

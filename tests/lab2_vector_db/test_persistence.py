@@ -1,18 +1,30 @@
 import json
+import resource
 
+import faiss
 import numpy as np
 import pytest
 
 from common.errors import InputError, RunError
 from labs.lab2_vector_db import persistence
-from labs.lab2_vector_db.index_types import IVFPQ, build_index
+from labs.lab2_vector_db.index_building import build_index
+from labs.lab2_vector_db.index_types import HNSW, IVF, PQ, SQ, Exact, RandomRotation, Recipe
 from labs.lab2_vector_db.search import search
 
-RECIPE = IVFPQ(4, 4, 4, refine="sq8", nprobe=3, k_factor=5)
+RECIPE = Recipe(IVF(4, nprobe=3), PQ(4, 4), refine=SQ(8), k_factor=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other cost more than they bring on indexes this small."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def index():
+def index(one_thread):
     vectors = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
     return build_index(vectors, RECIPE, ids=100 + np.arange(500))
 
@@ -110,3 +122,52 @@ def test_saving_again_replaces_the_index_and_leaves_nothing_beside(saved):
 def test_a_version_must_be_given(index, tmp_path):
     with pytest.raises(InputError, match="version"):
         persistence.save_index(index, tmp_path, recipe=RECIPE, version="")
+
+
+@pytest.fixture
+def file_size_limit():
+    """Writing beyond the limit fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("missing", [1, 100, 5000])
+def test_a_full_disk_is_an_error_and_leaves_the_earlier_index(
+    index, saved, file_size_limit, missing
+):
+    """faiss.write_index to a path says nothing when only the last buffer did not fit."""
+    file_size_limit(index_file(saved).stat().st_size - missing)
+    with pytest.raises(RunError, match="space"):
+        persistence.save_index(index, saved, recipe=RECIPE, version="step-11")
+    _, manifest = persistence.load_index(saved)
+    assert manifest.version == "step-10"
+    assert len(list(saved.iterdir())) == 2, sorted(saved.iterdir())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RECIPE,
+        Recipe(),
+        Recipe(HNSW(8), SQ(8)),
+        Recipe(IVF(4), SQ(6), RandomRotation(), Exact()),
+    ],
+    ids=lambda recipe: recipe.factory,
+)
+def test_a_mapped_index_answers_the_same(recipe, tmp_path):
+    vectors = np.random.default_rng(2).standard_normal((600, 16)).astype(np.float32)
+    made = build_index(vectors, recipe, ids=7 + np.arange(600))
+    persistence.save_index(made, tmp_path, recipe=recipe, version="1")
+    mapped, _ = persistence.load_index(tmp_path, memory_map=True)
+    expected, found = (search(index, vectors[:30], 5) for index in (made, mapped))
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
+def test_a_mapped_index_outlives_the_file_it_came_from(index, saved):
+    mapped, _ = persistence.load_index(saved, memory_map=True)
+    other = np.random.default_rng(5).standard_normal((300, 16)).astype(np.float32)
+    persistence.save_index(build_index(other, RECIPE), saved, recipe=RECIPE, version="step-20")
+    queries = np.random.default_rng(1).standard_normal((20, 16))
+    np.testing.assert_array_equal(search(mapped, queries, 5)[1], search(index, queries, 5)[1])

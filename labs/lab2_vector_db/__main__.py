@@ -234,16 +234,21 @@ def generate(run: Run, config: Config, real: Real) -> Large:
 
 def build(run: Run, config: Config, large: Large) -> Collection:
     """A collection of all vectors, by bulk load; one that was killed goes on at its next slice."""
+    import shutil
     import time
 
     from labs.lab2_vector_db import report
     from labs.lab2_vector_db.collection import Collection, Schema
-    from labs.lab2_vector_db.comparison import compact_recipe
+    from labs.lab2_vector_db.comparison import compact_recipe, precise_recipe
+    from labs.lab2_vector_db.storage import LOADING
 
-    recipe = compact_recipe(config.dimension, config.n_lists)
-    path = large.folder / f"collection-{config.n_lists}-lists"
-    resumed = path.exists()
+    recipe = {"pq": compact_recipe, "rabitq": precise_recipe}[config.code](
+        config.dimension, config.n_lists
+    )
+    path = large.folder / f"collection-{config.code}-{config.n_lists}"
+    resumed = (path / LOADING).exists()
     if not resumed:
+        shutil.rmtree(path, ignore_errors=True)
         schema = Schema(config.dimension, "l2", recipe=recipe)
         Collection.create(path, schema, seed=run.seed).close()
     collection = Collection.open(path)
@@ -266,11 +271,11 @@ def search(run: Run, config: Config, large: Large, collection: Collection) -> No
             name: value for name in ("nprobe", "k_factor") if (value := getattr(config, name))
         }
         judging = split(len(large.queries), 0.5, run.seed)
-        if len(settings) < 2:
+        if "nprobe" not in settings or (config.code == "pq" and "k_factor" not in settings):
             with run.progress_bar("settings tried", None) as bar:
                 tuned = tune(
                     collection.index, large.queries, large.true_ids, seed=run.seed,
-                    target_recall=config.target_recall, progress=bar.update,
+                    target_recall=config.target_recall, latency_limit_ms=10, progress=bar.update,
                 )  # fmt: skip
             report.tuned(run, tuned)
             settings = dict(tuned.nearest) | settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,18 @@ from labs.lab2_vector_db.evaluation import bytes_per_vector, one_thread
 from labs.lab2_vector_db.frontier import Point, sweep
 from labs.lab2_vector_db.ground_truth import exact_neighbours
 from labs.lab2_vector_db.index_building import build_index
-from labs.lab2_vector_db.index_types import HNSW, IVF, PQ, SQ, Exact, Flat, Metric, RaBitQ, Recipe
+from labs.lab2_vector_db.index_types import (
+    HNSW,
+    IVF,
+    PQ,
+    SQ,
+    Exact,
+    Flat,
+    Metric,
+    RaBitQ,
+    RandomRotation,
+    Recipe,
+)
 
 NPROBES = (1, 2, 4, 8, 16, 32, 64)
 EF_SEARCH = (10, 16, 32, 64, 128, 256)
@@ -69,6 +80,18 @@ def compact_recipe(dimension: int, n_lists: int) -> Recipe:
         refine=SQ(8),
         metric="l2",
     )
+
+
+def precise_recipe(dimension: int, n_lists: int) -> Recipe:
+    """RaBitQ with 8 bits a component: fewer bytes than :func:`compact_recipe`, and more recall.
+
+    The first bit of each component finds candidates by fast scan, the other seven order them. An
+    8-bit scalar quantizer spends its levels on the range that a component has over all vectors;
+    RaBitQ on what is left of a vector after its list's centroid, scaled vector by vector, so the
+    same bits are finer where neighbours differ. It takes about 2.5 times as long.
+    """
+    compact = compact_recipe(dimension, n_lists)
+    return replace(compact, code=RaBitQ(8), rotation=RandomRotation(), refine=None)
 
 
 def settings_of(recipe: Recipe) -> Sequence[Mapping[str, float]]:

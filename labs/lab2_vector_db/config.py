@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import require
 
@@ -29,12 +30,15 @@ class Config:
     """Recall that the tuner must reach."""
     memory_budget: float = 160.0
     """Bytes a vector that an index may take."""
+    code: Literal["rabitq", "pq"] = "rabitq"
+    """What the large index stores: RaBitQ of 8 bits, or 4-bit PQ ordered by 8-bit scalars, which
+    is faster and ends at a lower recall."""
     n_lists: int = 4096
     """Inverted lists of the large index."""
     nprobe: int = 0
     """Lists visited by the reported search; 0 lets the tuner choose."""
     k_factor: float = 0.0
-    """Candidates scored again, as a multiple of k; 0 lets the tuner choose."""
+    """Candidates scored again, as a multiple of k, where the code is pq; 0 lets the tuner choose."""
     collection_rows: int = 200_000
     """Rows written to the durable collection, a batch at a time."""
     batch: int = 1000

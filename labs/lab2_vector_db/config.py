@@ -38,7 +38,7 @@ class Config:
     nprobe: int = 0
     """Lists visited by the reported search; 0 lets the tuner choose."""
     k_factor: float = 0.0
-    """Candidates scored again, as a multiple of k, where the code is pq; 0 lets the tuner choose."""
+    """Candidates scored again, as a multiple of k, with --code pq; 0 lets the tuner choose."""
     collection_rows: int = 200_000
     """Rows written to the durable collection, a batch at a time."""
     batch: int = 1000

@@ -75,7 +75,7 @@ def compact_recipe(dimension: int, n_lists: int) -> Recipe:
     """
     centroids: Literal["flat", "hnsw"] = "hnsw" if n_lists >= 4096 else "flat"
     return Recipe(
-        IVF(n_lists, centroids=centroids, nprobe=min(24, n_lists)),
+        IVF(n_lists, centroids=centroids, nprobe=min(24, n_lists), points_per_centroid=40),
         PQ(dimension, bits=4, residual=False),
         refine=SQ(8),
         metric="l2",

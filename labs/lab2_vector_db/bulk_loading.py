@@ -9,22 +9,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
+from labs.lab2_vector_db.drift import SAMPLE_ROWS, measure
 from labs.lab2_vector_db.durable import disk_errors, sync, write_beside
+from labs.lab2_vector_db.index_building import build_large, sample_rows
+from labs.lab2_vector_db.index_types import HNSW
 from labs.lab2_vector_db.manifest import Schema
 from labs.lab2_vector_db.payload import PayloadColumns
 from labs.lab2_vector_db.request_checks import check_id_array, check_rows
-from labs.lab2_vector_db.segment_index import index_builder
-from labs.lab2_vector_db.segments import VECTORS, Build, finish_segment, mapped
+from labs.lab2_vector_db.segment_index import Stopped, index_builder, least_rows
+from labs.lab2_vector_db.segments import (
+    INDEX,
+    TRAINED,
+    VECTORS,
+    Build,
+    Built,
+    finish_segment,
+    mapped,
+)
 from labs.lab2_vector_db.storage import LOADING
 from labs.lab2_vector_db.writer import Writer
 
@@ -137,5 +150,28 @@ def _commit(
 
 
 def _builder(writer: Writer, folder: Path, progress: Progress | None) -> Build:
-    manifest = writer.manifest
-    return index_builder(manifest.schema, manifest.options, None, stop=writer.stopping)
+    """How to make the index: in slices that outlive the process, where its kind can be merged."""
+    schema, options = writer.manifest.schema, writer.manifest.options
+    recipe = schema.index_recipe
+    if recipe is None or isinstance(recipe.structure, HNSW):
+        return index_builder(schema, options, None, stop=writer.stopping)
+
+    def told(done: int, text: str) -> None:
+        if writer.stopping():
+            raise Stopped
+        if progress is not None:
+            progress(done)
+
+    def build(place: Path, vectors: NDArray[np.float32]) -> Built | None:
+        if len(vectors) < max(1, options.index_rows, least_rows(recipe)):
+            return None
+        work = folder / "index"
+        build_large(vectors, recipe, work, seed=options.seed, progress=told)
+        for name in (TRAINED, INDEX):
+            os.link(work / name, place / name)  # should this call die too, the build stays whole
+        empty = faiss.read_index(str(place / TRAINED))
+        sample = sample_rows(vectors, min(len(vectors), SAMPLE_ROWS), seed=options.seed)
+        profile = measure(empty, sample) if len(sample) > 1 else None
+        return Built(True, None if profile is None else asdict(profile))
+
+    return build

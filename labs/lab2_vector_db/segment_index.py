@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.errors import RunError
 from labs.lab2_vector_db.drift import Drift, Profile, compare, measure
-from labs.lab2_vector_db.index_building import new_index
+from labs.lab2_vector_db.index_building import new_index, sample_rows, training_size
 from labs.lab2_vector_db.index_types import IVF, PQ, Recipe
 from labs.lab2_vector_db.manifest import Options, Schema
 from labs.lab2_vector_db.segments import INDEX, TRAINED, Build, Built, Segment
@@ -39,15 +39,6 @@ def least_rows(recipe: Recipe) -> int:
     return POINTS_PER_CENTROID * centroids
 
 
-def training_rows(recipe: Recipe, n_rows: int) -> NDArray[np.int64]:
-    """Rows to train on, evenly spaced: what the recipe's k-means looks at, 65,536 at least."""
-    structure = recipe.structure
-    looked_at = (
-        structure.points_per_centroid * structure.n_lists if isinstance(structure, IVF) else 0
-    )
-    return np.linspace(0, n_rows - 1, min(n_rows, max(looked_at, 65_536))).astype(np.int64)
-
-
 def profile_of(segment: Segment) -> Profile | None:
     """The profile that the segment's quantizers had in training."""
     kept = segment.entry.profile
@@ -71,7 +62,7 @@ def drift_of(donor: Segment, vectors: Vectors) -> Drift | None:
 def train(vectors: Vectors, recipe: Recipe, *, seed: int) -> tuple[faiss.Index, Profile | None]:
     """A trained, empty index, and the profile of the vectors it was trained on."""
     index = new_index(vectors.shape[1], recipe, seed=seed)
-    sample = vectors[training_rows(recipe, len(vectors))]
+    sample = sample_rows(vectors, training_size(recipe, len(vectors)), seed=seed)
     index.train(sample)
     return index, measure(index, sample) if len(sample) > 1 else None
 

@@ -8,6 +8,15 @@ from labs.lab2_vector_db.filters import Range
 from labs.lab2_vector_db.index_types import HNSW, IVF, PQ, SQ, Recipe
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for one another in small k-means runs take long on a busy machine."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def clustered():
     """8,000 vectors in 100 clusters, and 100 queries."""

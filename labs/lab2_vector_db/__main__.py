@@ -263,7 +263,7 @@ def search(run: Run, config: Config, large: Large, collection: Collection) -> No
     """Half of the queries choose nprobe and k_factor; the other half judge them, three ways."""
     from labs.lab2_vector_db import report
     from labs.lab2_vector_db.evaluation import one_thread
-    from labs.lab2_vector_db.measuring import measure_search
+    from labs.lab2_vector_db.measuring import expected_cost, measure_search, read_bandwidth
     from labs.lab2_vector_db.tuner import split, tune
 
     with one_thread():
@@ -285,6 +285,7 @@ def search(run: Run, config: Config, large: Large, collection: Collection) -> No
             large.true_ids[judging],
         )
     report.search(run, config, measured, settings)
+    report.cost(run, measured, expected_cost(collection, config.k, settings), read_bandwidth())
 
 
 def search_on_gpu(run: Run, config: Config, large: Large) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import faiss
 import numpy as np
 import psutil
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from common.latency import LatencySummary
 from labs.lab2_vector_db.collection import Collection, Schema
 from labs.lab2_vector_db.comparison import compact_recipe
+from labs.lab2_vector_db.cost_model import QueryCost, query_cost
 from labs.lab2_vector_db.evaluation import Answer, answer_serially, one_thread, recall_at_k
 from labs.lab2_vector_db.filters import Range
 from labs.lab2_vector_db.ground_truth import exact_neighbours
@@ -42,6 +45,33 @@ class Measured:
     qps: float
     closed: ClosedLoop
     open: RateSearch
+
+
+def read_bandwidth(n_bytes: int = 256 * 2**20) -> float:
+    """Bytes a second that one thread reads from memory: the best of five sums over an array."""
+    array = np.ones(n_bytes // 8)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        array.sum()
+        best = min(best, time.perf_counter() - start)
+    return array.nbytes / best
+
+
+def expected_cost(collection: Collection, k: int, settings: Mapping[str, float]) -> QueryCost:
+    """What one query of the collection's index should read and compute at these settings."""
+    recipe, index = collection.schema.index_recipe, collection.index
+    assert recipe is not None
+    lists: Any = faiss.extract_index_ivf(index).invlists
+    return query_cost(
+        recipe,
+        index.d,
+        index.ntotal,
+        k=k,
+        nprobe=int(settings["nprobe"]),
+        k_factor=settings.get("k_factor"),
+        imbalance=max(1.0, lists.imbalance_factor()),
+    )
 
 
 def measure_search(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from labs.lab2_vector_db.collection_stats import CollectionStats
     from labs.lab2_vector_db.comparison import Kind
+    from labs.lab2_vector_db.cost_model import QueryCost
     from labs.lab2_vector_db.crash_test import CrashReport
     from labs.lab2_vector_db.generated import Fit, Hardness
     from labs.lab2_vector_db.gpu import GpuPoint
@@ -195,6 +196,27 @@ def search(run: Run, config: Config, found: Measured, settings: Mapping[str, Any
             "search.open_loop_qps", opened.qps, unit="queries/s", n=opened.best.n,
             how=f"highest rate with p99 < {opened.p99_ms:g} ms; {opened.best.latency.how}",
         )  # fmt: skip
+
+
+def cost(run: Run, found: Measured, expected: QueryCost, bytes_per_s: float) -> None:
+    """What a query should read, and how far its time is from reading alone."""
+    run.metric(
+        "search.codes_scored", expected.codes, unit="codes",
+        how="formula: n nprobe / n_lists, times the imbalance of the lists",
+    )  # fmt: skip
+    run.metric("search.bytes_read", expected.bytes_read, unit="bytes", how="formula, a query")
+    run.metric(
+        "memory.read_gb_per_s", bytes_per_s / 1e9, unit="GB/s",
+        how="one thread, sum over 256 MiB, best of 5",
+    )  # fmt: skip
+    bound = expected.bytes_read / bytes_per_s * 1000
+    run.metric(
+        "search.memory_bound_ms", bound, unit="ms", how="bytes read / bandwidth: a lower bound"
+    )
+    run.metric(
+        "search.times_memory_bound", found.latency.p50_ms / bound, unit="ratio",
+        n=found.latency.n, how="measured p50 / that bound",
+    )  # fmt: skip
 
 
 def gpu(run: Run, points: Sequence[GpuPoint]) -> None:

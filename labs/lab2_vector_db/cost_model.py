@@ -237,7 +237,9 @@ def query_cost(
     """The expected work of one query.
 
     Inverted lists: ``n * nprobe / n_lists * imbalance`` codes. A graph: :func:`visited`, an
-    estimate. Refinement: ``k * k_factor`` vectors. What is cached between queries is not modelled.
+    estimate. Refinement: ``k * k_factor`` vectors. Two things are not modelled: what is cached
+    between queries, and that of a RaBitQ code of several bits only promising candidates are read
+    beyond the first bit.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -56,7 +57,7 @@ def _signal(pids: list[int], number: int) -> None:
             continue
 
 
-def _reap() -> dict[int, int]:
+def reap() -> dict[int, int]:
     """Collect every child that has ended: process id to exit status."""
     ended: dict[int, int] = {}
     while True:
@@ -73,18 +74,37 @@ def _stop_tree(grace_s: float) -> None:
     _signal(descendants(os.getpid()), signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while (left := descendants(os.getpid())) and time.monotonic() < deadline:
-        _reap()
+        reap()
         time.sleep(0.02)
     while left:
         _signal(left, signal.SIGKILL)
-        _reap()
+        reap()
         time.sleep(0.01)
         left = descendants(os.getpid())
-    _reap()
+    reap()
 
 
 def main(lifeline: int, grace_s: float, command: list[str]) -> int:
     """Run ``command`` until it ends or is to be stopped; its status, or minus a signal."""
+
+    def execute() -> None:
+        # Python ignores SIGPIPE and SIGXFSZ; the command gets every signal's default back.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"cannot start {command[0]}: {error}", file=sys.stderr, flush=True)
+            os._exit(127)
+
+    return guard(lifeline, grace_s, execute) or 0
+
+
+def guard(lifeline: int, grace_s: float, run: Callable[[], None]) -> int | None:
+    """Call ``run`` in a child until it ends or is to be stopped; its status, or minus a signal.
+
+    Returns None in the child, if ``run`` returns there.
+    """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -93,29 +113,25 @@ def main(lifeline: int, grace_s: float, command: list[str]) -> int:
     for stop in STOP_SIGNALS:
         signal.signal(stop, lambda number, _: received.append(number))
 
-    guard = os.getpid()
+    own = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(lifeline)
         signal.set_wakeup_fd(-1)
-        # Python ignores SIGPIPE and SIGXFSZ; the command gets every signal's default back.
-        for number in (signal.SIGCHLD, *STOP_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (signal.SIGCHLD, *STOP_SIGNALS):
             signal.signal(number, signal.SIG_DFL)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guard:  # the guard was killed before it could say so
+        if os.getppid() != own:  # the guard was killed before it could say so
             os._exit(128 + signal.SIGKILL)
-        try:
-            os.execvp(command[0], command)
-        except OSError as error:
-            print(f"cannot start {command[0]}: {error}", file=sys.stderr, flush=True)
-            os._exit(127)
+        run()
+        return None
 
     while True:
         ready, _, _ = select.select([lifeline, wake_read], [], [])
         if wake_read in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
-        ended = _reap()
+        ended = reap()
         if child in ended:
             _stop_tree(grace_s)
             return os.waitstatus_to_exitcode(ended[child])

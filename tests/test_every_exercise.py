@@ -1,6 +1,7 @@
 """Every exercise of every lab: its stub fails, our solution passes, each wrong solution is caught.
 
-One process a lab for the stubs, one for our solutions, one for each wrong solution.
+One process a lab for the stubs, one for our solutions, as ``course check`` starts it. One for each
+wrong solution, forked from a server that has imported the libraries.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from common.exercises.catalog import (
     wrong_id,
     wrong_solutions,
 )
-from common.exercises.check import run_tests
+from common.exercises.check import environment, pytest_arguments, run_tests, written_report
 from common.exercises.start import start
 from common.exercises.stubs import splice, stub
+from tests.fork_server import forked
 
 ROOT = find_root()
 LEAST_EXERCISES, LEAST_TESTS, LEAST_WRONG = 2, 2, 2
@@ -50,10 +52,24 @@ WRONG = [
 ]
 
 
-def graded(work: Path, lab: str, *exercises: str, stop: bool = False) -> dict[str, dict]:
-    written = run_tests(ROOT, work, lab, exercises=exercises, stop=stop)
+def graded(work: Path, lab: str, *exercises: str) -> dict[str, dict]:
+    written = run_tests(ROOT, work, lab, exercises=exercises, stop=False)
     assert written["exercises"], written["output"]
     return {each["id"]: each for each in written["exercises"]}
+
+
+def graded_in_a_fork(server: Path, work: Path, entry: Entry, folder: Path, *, stop: bool) -> dict:
+    """The grade of one exercise, as :func:`run_tests` finds it, without a cold start of Python."""
+    report, log = folder / "report.json", folder / "output.txt"
+    arguments = pytest_arguments(ROOT, entry.lab, report, exercises=[entry.id], stop=stop)
+    with forked(
+        ["-m", "pytest", *arguments], server=server, log=log, env=environment(work)
+    ) as child:
+        status = child.wait()
+    written = written_report(report, log, status)
+    assert written["exercises"], written["output"]
+    (grade,) = written["exercises"]
+    return grade
 
 
 def names_itself(entry: Entry, grade: dict) -> bool:
@@ -131,15 +147,18 @@ def test_every_reference_passes_as_a_learners_file(lab: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("entry", "wrong"), WRONG)
-def test_every_wrong_solution_is_caught(entry: Entry, wrong: Path, tmp_path: Path) -> None:
-    file = entry.work_file(tmp_path)
+def test_every_wrong_solution_is_caught(
+    entry: Entry, wrong: Path, tmp_path: Path, server: Path
+) -> None:
+    work = tmp_path / "work"
+    file = entry.work_file(work)
     file.parent.mkdir(parents=True)
     reference = entry.file.read_text(encoding="utf-8")
     mistaken = splice(reference, entry.name, wrong.read_text(encoding="utf-8"))
     file.write_text(mistaken, encoding="utf-8")
     # One test that rejects it is enough; the first to fail may have crashed, so then all run.
     for stop in (True, False):
-        grade = graded(tmp_path, entry.lab, entry.id, stop=stop)[entry.id]
+        grade = graded_in_a_fork(server, work, entry, tmp_path, stop=stop)
         failed = [test for test in grade["tests"] if test["outcome"] == "failed"]
         by_assertion = [test["node"] for test in failed if test["assertion"]]
         if by_assertion or not failed:

@@ -42,14 +42,24 @@ def run_tests(
         report, log = Path(folder, "report.json"), Path(folder, "output.txt")
         command = [sys.executable, "-m", "pytest"]
         command += pytest_arguments(root, lab, report, exercises=exercises, stop=stop)
-        env = {**os.environ, "LABS_WORK": str(work), "PYTHONUNBUFFERED": "1"}
-        env.pop("PYTEST_ADDOPTS", None)
-        with supervised(command, log=log, env=env, cwd=root, name="pytest") as child:
+        with supervised(command, log=log, env=environment(work), cwd=root, name="pytest") as child:
             status = child.wait()
-        written: dict[str, Any] = {"exercises": [], "broken": []}
-        if report.is_file():
-            written = json.loads(report.read_text(encoding="utf-8"))
-        output = log.read_text(encoding="utf-8", errors="replace")
+        return written_report(report, log, status)
+
+
+def environment(work: Path) -> dict[str, str]:
+    """Environment of a pytest that grades the code in ``work``."""
+    env = {**os.environ, "LABS_WORK": str(work), "PYTHONUNBUFFERED": "1"}
+    env.pop("PYTEST_ADDOPTS", None)
+    return env
+
+
+def written_report(report: Path, log: Path, status: int) -> dict[str, Any]:
+    """What pytest reported, as :func:`run_tests` returns it."""
+    written: dict[str, Any] = {"exercises": [], "broken": []}
+    if report.is_file():
+        written = json.loads(report.read_text(encoding="utf-8"))
+    output = log.read_text(encoding="utf-8", errors="replace")
     return {**written, "status": status, "output": output}
 
 

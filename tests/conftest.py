@@ -1,0 +1,29 @@
+"""One fork server for a test session and for all that it starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.exercises.overlay import VARIABLE as WORK
+from tests.fork_server import VARIABLE, fork_server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Path | None]:
+    """The socket of the fork server; None while a learner's folder is graded, which forks nothing.
+
+    A session that this one starts, such as the check of a wrong solution, uses the same server.
+    """
+    if VARIABLE in os.environ:
+        yield Path(os.environ[VARIABLE])
+    elif WORK in os.environ:
+        yield None
+    else:
+        with fork_server() as path:
+            os.environ[VARIABLE] = str(path)
+            yield path
+            del os.environ[VARIABLE]

@@ -37,6 +37,7 @@ from labs.lab2_vector_db.service_models import (
     Point,
     Points,
     Problem,
+    Readiness,
     Search,
     SearchParameters,
     Upserted,
@@ -215,7 +216,7 @@ def create_app(
     searches = Pool("searches", search_threads or cores)
     writes, looks = Pool("writes", WRITERS), Pool("requests", 4)
     maintaining = threading.Lock()
-    health = Health(status="ready")
+    readiness = Readiness()
 
     codes = (401, 404, 409, 413, 422, 503, 507)
     app = FastAPI(
@@ -239,9 +240,9 @@ def create_app(
         try:
             result = await writes.run(work)
         except RunError as error:
-            health.writes = str(error)
+            readiness.writes = str(error)
             raise
-        health.writes = "ok"
+        readiness.writes = "ok"
         return result
 
     @app.post("/v1/points", dependencies=bearer)
@@ -327,12 +328,12 @@ def create_app(
     @app.get("/healthz")
     async def healthz() -> Health:
         """The process answers. When this fails, restart it."""
-        return Health(status="alive")
+        return Health()
 
     @app.get("/readyz")
-    async def readyz() -> Health:
+    async def readyz() -> Readiness:
         """The collection is open and searches are answered. When this fails, send nothing here."""
-        return health
+        return readiness
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -407,7 +408,7 @@ def first(error: RequestValidationError) -> str:
     """The first thing that a model found wrong, and how many more there are."""
     found = error.errors()
     where = ".".join(str(part) for part in found[0]["loc"])
-    given = found[0].get("input")
+    given = found[0].get("input") or found[0].get("ctx", {}).get("error")  # of broken JSON
     shown = "" if isinstance(given, list | dict) or given is None else f": {given!r:.60}"
     more = f" ({len(found) - 1} more such problems)" if len(found) > 1 else ""
     return f"{where}: {found[0]['msg']}{shown}{more}"

@@ -147,9 +147,15 @@ class Done(BaseModel):
 
 
 class Health(BaseModel):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class Readiness(BaseModel):
     """``writes``: "ok", or why the last one failed; searches are answered all the same."""
 
-    status: str
+    status: str = "ready"
     writes: str = "ok"
 
 

@@ -187,21 +187,26 @@ def test_a_body_without_a_length_is_counted(client):
 def test_without_the_token_nothing_is_answered_and_no_body_is_read(collection, header):
     """FastAPI reads the whole body before it looks at a dependency; the token comes before."""
     app = service_app.create_app(collection, TOKEN)
-    read = []
-
-    def body():
-        read.append(1)
-        yield b"{}"
-
     headers = {} if header is None else {"Authorization": header.encode()}
     with TestClient(app) as asking:
         for route in ("/v1/stats", "/v1/points/1", "/openapi.json", "/nowhere"):
             answer = asking.get(route, headers=headers)
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert asking.post("/v1/points", content=body(), headers=headers).status_code == 401
         for route in ("/healthz", "/readyz", "/metrics"):
             assert asking.get(route, headers=headers).status_code == 200
+    sent = []
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    async def send(message):
+        sent.append(message)
+
+    pairs = [(name.lower().encode(), value) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/points", "headers": pairs}
+    anyio.run(app, scope, receive, send)
+    assert sent[0]["status"] == 401
 
 
 def test_openapi_describes_every_route_with_its_models(client):
@@ -547,7 +552,7 @@ def test_kill_9_loses_no_acknowledged_write(tmp_path):
     for _ in range(2):
         arguments = () if path.exists() else CREATE
         with running(path, tmp_path / "log", *arguments) as (child, client, process):
-            goal = [done + 10 for done in acknowledged]
+            goal = [done + 6 for done in acknowledged]
 
             def write(number, url=str(client.base_url)):
                 ids = (number * n_rows + np.arange(n_rows)).tolist()

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.errors import require
 from common.runner import Claim, Run, main
 from labs.lab2_vector_db.config import SCALES, Config
 
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     Answer = Callable[[Vectors], NDArray[np.int64]]
 
 BUCKETS = (0.90, 0.95, 0.99)
-OURS = ("collection, SQ8", "collection, fp16", "collection, exact")
+OURS = ("collection, RaBitQ 5", "collection, SQ8", "collection, fp16", "collection, exact")
 LINKS, EF_CONSTRUCTION = 16, 100
 EF_SEARCH = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 400)
-NPROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+NPROBES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 K_FACTORS = (2.0, 4.0, 8.0)
 
 CLAIMS = tuple(
@@ -50,6 +51,20 @@ CLAIMS = tuple(
 
 
 @dataclass(frozen=True)
+class Bench(Config):
+    """The lab's options, and which systems take part."""
+
+    systems: tuple[str, ...] = ()
+    """Names of systems, such as "collection, SQ8" or "faiss HNSW"; none means all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = list(builders(self))
+        for name in self.systems:
+            require(name in known, "systems", name, f"must be of {known}")
+
+
+@dataclass(frozen=True)
 class System:
     """A built system: what it holds in memory, and how it answers at one setting."""
 
@@ -59,7 +74,7 @@ class System:
     answer: Callable[..., Any]
 
 
-def story(run: Run, config: Config) -> None:
+def story(run: Run, config: Bench) -> None:
     """Generate the vectors, build each system in turn, sweep its settings, compare in buckets."""
     from labs.lab2_vector_db.__main__ import generate, real_vectors
 
@@ -67,6 +82,8 @@ def story(run: Run, config: Config) -> None:
         large = generate(run, config, real_vectors(run, config))
     points: list[Point] = []
     for name, build in builders(config).items():
+        if config.systems and name not in config.systems:
+            continue
         with run.stage(f"Build and sweep: {name}", key=name):
             points += measure(run, name, build, large.vectors, large.queries, large.true_ids)
     with run.stage("Compare within buckets of recall", key="compare"):
@@ -75,15 +92,15 @@ def story(run: Run, config: Config) -> None:
 
 def builders(config: Config) -> dict[str, Any]:
     """Each system as a context manager from vectors to :class:`System`."""
-    from labs.lab2_vector_db.index_types import SQ, Exact
-
+    n_lists = config.n_lists
     return {
-        OURS[0]: lambda vectors: collection(vectors, SQ(8), config.n_lists),
-        OURS[1]: lambda vectors: collection(vectors, SQ(16), config.n_lists),
-        OURS[2]: lambda vectors: collection(vectors, Exact(), config.n_lists),
-        "faiss HNSW": lambda vectors: faiss_graph(vectors, Exact()),
-        "faiss HNSW, SQ8": lambda vectors: faiss_graph(vectors, SQ(8)),
-        "faiss HNSW, fp16": lambda vectors: faiss_graph(vectors, SQ(16)),
+        OURS[0]: lambda vectors: collection(vectors, "rabitq", n_lists),
+        OURS[1]: lambda vectors: collection(vectors, "sq8", n_lists),
+        OURS[2]: lambda vectors: collection(vectors, "fp16", n_lists),
+        OURS[3]: lambda vectors: collection(vectors, "exact", n_lists),
+        "faiss HNSW": lambda vectors: faiss_graph(vectors, "exact"),
+        "faiss HNSW, SQ8": lambda vectors: faiss_graph(vectors, "sq8"),
+        "faiss HNSW, fp16": lambda vectors: faiss_graph(vectors, "fp16"),
         "hnswlib": hnswlib_graph,
         "usearch": lambda vectors: usearch_graph(vectors, "f32"),
         "usearch, fp16": lambda vectors: usearch_graph(vectors, "f16"),
@@ -91,14 +108,28 @@ def builders(config: Config) -> dict[str, Any]:
     }
 
 
+def _code(name: str) -> Any:
+    from labs.lab2_vector_db.index_types import SQ, Exact
+
+    return {"exact": Exact(), "fp16": SQ(16), "sq8": SQ(8)}[name]
+
+
 @contextmanager
-def collection(vectors: Vectors, refine: Any, n_lists: int) -> Iterator[System]:
-    """The lab's own: bulk load, and everything it keeps in memory counted."""
+def collection(vectors: Vectors, kind: str, n_lists: int) -> Iterator[System]:
+    """The lab's own: bulk load, and everything it keeps in memory counted.
+
+    4-bit codes ordered again by what ``kind`` says, or RaBitQ of 5 bits alone: a third less
+    memory, and enough for the lower buckets.
+    """
     from labs.lab2_vector_db.collection import Collection, Schema
-    from labs.lab2_vector_db.comparison import compact_recipe
+    from labs.lab2_vector_db.comparison import compact_recipe, precise_recipe
+    from labs.lab2_vector_db.index_types import RaBitQ
 
     dimension = vectors.shape[1]
-    recipe = replace(compact_recipe(dimension, n_lists), refine=refine)
+    if kind == "rabitq":
+        recipe = replace(precise_recipe(dimension, n_lists), code=RaBitQ(5))
+    else:
+        recipe = replace(compact_recipe(dimension, n_lists), refine=_code(kind))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "collection"
         with Collection.create(path, Schema(dimension, "l2", recipe=recipe)) as stored:
@@ -110,8 +141,8 @@ def collection(vectors: Vectors, refine: Any, n_lists: int) -> Iterator[System]:
                 return stored.search(queries, k, **settings).ids  # type: ignore[arg-type]
 
             sweep = tuple(
-                {"nprobe": nprobe, "k_factor": k_factor}
-                for k_factor in K_FACTORS
+                {"nprobe": nprobe} | ({"k_factor": k_factor} if recipe.refine else {})
+                for k_factor in (K_FACTORS if recipe.refine else (1.0,))
                 for nprobe in NPROBES
                 if nprobe <= n_lists
             )
@@ -119,7 +150,7 @@ def collection(vectors: Vectors, refine: Any, n_lists: int) -> Iterator[System]:
 
 
 @contextmanager
-def faiss_graph(vectors: Vectors, code: Any) -> Iterator[System]:
+def faiss_graph(vectors: Vectors, code: str) -> Iterator[System]:
     """faiss's own HNSW over exact vectors or scalars."""
     from labs.lab2_vector_db.evaluation import bytes_per_vector
     from labs.lab2_vector_db.index_building import build_index
@@ -128,7 +159,7 @@ def faiss_graph(vectors: Vectors, code: Any) -> Iterator[System]:
 
     structure = HNSW(LINKS, ef_construction=EF_CONSTRUCTION)
     start = time.perf_counter()
-    index = build_index(vectors, Recipe(structure, code, metric="l2"))
+    index = build_index(vectors, Recipe(structure, _code(code), metric="l2"))
     took = time.perf_counter() - start
 
     def answer(queries: Vectors, k: int, *, ef_search: float) -> NDArray[np.int64]:
@@ -252,7 +283,7 @@ def compare(run: Run, points: list[Point]) -> None:
 if __name__ == "__main__":
     main(
         "lab2_vector_db_bench",
-        SCALES,
+        {scale: Bench(**vars(config)) for scale, config in SCALES.items()},
         story,
         title="Lab 2, benchmark: the collection against graphs",
         claims=CLAIMS,

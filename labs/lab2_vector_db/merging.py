@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, require
 from common.exercises import exercise
+from labs.lab2_vector_db.block_lists import merge_lists
 from labs.lab2_vector_db.index_types import FAISS_METRICS, Metric
 
 NO_MAP: int = faiss.DirectMap.NoMap  # type: ignore[attr-defined]
@@ -145,8 +146,9 @@ def merge(indexes: Sequence[faiss.Index], *, renumber: bool = False) -> faiss.In
     """One index from several that were trained alike, equal to one built at once.
 
     faiss's own ``merge_from`` has gaps: a refined index has none, an ``IndexIDMap2`` over an
-    inverted file then translates wrong positions, and centroids and codebooks are not compared.
-    Here each layer is merged by itself.
+    inverted file then translates wrong positions, fast-scan lists can be overrun
+    (:mod:`.block_lists`), and centroids and codebooks are not compared. Here each layer is merged
+    by itself. (:func:`.index_building.append` does less, for slices of one build.)
 
     Parameters
     ----------
@@ -339,8 +341,10 @@ def _learnt(layer: Any) -> list[tuple[str, NDArray[Any]]]:
 def _append(into: list[Any], other: list[Any], by_position: bool) -> None:
     """Move the vectors of ``other`` behind those of ``into``, innermost layer first."""
     target, moved = into[-1], other[-1]
-    shift = by_position and isinstance(target, faiss.IndexIVF)
-    target.merge_from(moved, target.ntotal if shift else 0)
+    if isinstance(target, faiss.IndexIVF):
+        merge_lists(target, moved, target.ntotal if by_position else 0)
+    else:
+        target.merge_from(moved, 0)
     for outer, emptied in zip(into[-2::-1], other[-2::-1]):
         if isinstance(outer, faiss.IndexRefine):
             beside: Any = faiss.downcast_index(outer.refine_index)

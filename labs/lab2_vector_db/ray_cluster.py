@@ -9,16 +9,24 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from common.errors import InputError, RunError
+from common.ports import LOOPBACK, free_port
+from common.process import Child, supervised
 
 MIB = 2**20
+FOLDER = "labs-ray-"
+START_S = 60.0
 LEAST_OBJECT_STORE = 80 * MIB  # Ray's own limit is 75 MiB
 # "0" makes Ray take 127.0.0.1 for its own address, on Linux too, and bind its servers to that.
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -48,36 +56,62 @@ def ray_cluster(*, cpus: int, object_store_bytes: int = LEAST_OBJECT_STORE) -> I
     RunError
         When Ray was imported before with settings that would open a local cluster to the network.
     """
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_answer(address)
     ray = _ray()
     if ray.is_initialized():
         yield ray
         return
-    address = os.environ.get("RAY_ADDRESS")
     connect = _given(ray, address, cpus) if address else _local(ray, cpus, object_store_bytes)
     with connect:
         yield ray
+
+
+def require_free(ray: Any, cpus: int, *, patience_s: float = 5.0) -> None:
+    """Refuse to ask for cores that are not free: Ray would wait for them without an end.
+
+    Cores of processes that have just ended come back after a moment, hence the patience.
+
+    Raises
+    ------
+    InputError
+        Naming what is free and what is needed.
+    """
+    end = time.monotonic() + patience_s
+    while (free := ray.available_resources().get("CPU", 0)) < cpus:
+        if time.monotonic() > end:
+            there = ray.cluster_resources().get("CPU", 0)
+            raise InputError(
+                f"{cpus} CPUs are needed, {free:g} of the cluster's {there:g} are free; use fewer "
+                "shards or threads, close other shards, or add a node"
+            )
+        time.sleep(0.05)
+
+
+def _require_answer(address: str) -> None:
+    """Look before Ray does, which tries for minutes and then ends the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"RAY_ADDRESS = {address!r}: no cluster answers there ({error}); start one with "
+            "`ray start --head`, or unset it for a local one"
+        ) from error
 
 
 @contextmanager
 def _given(ray: Any, address: str, cpus: int) -> Iterator[None]:
     code = {"py_modules": [str(ROOT / "common"), str(ROOT / "labs")]}
     try:
-        try:
-            ray.init(
-                address=address, runtime_env=code, log_to_driver=False,
-                logging_level=logging.ERROR,
-            )  # fmt: skip
-        except ConnectionError as error:
-            raise InputError(
-                f"RAY_ADDRESS = {address!r}: no cluster answers there ({error}); start one with "
-                "`ray start --head`, or unset it for a local one"
-            ) from error
-        there = ray.cluster_resources().get("CPU", 0)
-        if there < cpus:
-            raise InputError(
-                f"the cluster at {address} has {there:g} CPUs, {cpus} are needed; use fewer "
-                "shards or threads, or add a node"
-            )
+        ray.init(
+            address=address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR
+        )
+        require_free(ray, cpus)
         yield
     finally:
         ray.shutdown()
@@ -86,23 +120,44 @@ def _given(ray: Any, address: str, cpus: int) -> Iterator[None]:
 @contextmanager
 def _local(ray: Any, cpus: int, object_store_bytes: int) -> Iterator[None]:
     # The names of sockets below it may not exceed 107 bytes: TMPDIR can be too long for that.
-    folder = tempfile.mkdtemp(prefix="labs-ray-", dir="/tmp")
+    for left in Path("/tmp").glob(f"{FOLDER}*"):
+        pid = left.name.removeprefix(FOLDER).split("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir="/tmp"))
+    port, log = free_port(), folder / "start.log"
+    start = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+        f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--num-cpus={cpus}",
+        f"--object-store-memory={max(object_store_bytes, LEAST_OBJECT_STORE)}",
+        "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}",
+        "--min-worker-port=0", "--max-worker-port=0",  # any free one: there may be two clusters
+    ]  # fmt: skip
     try:
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=max(object_store_bytes, LEAST_OBJECT_STORE),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
-            yield
-        finally:
-            ray.shutdown()
+        # Under a guard and not in ray.init: Ray's agents outlive a killed driver by a minute.
+        with supervised(start, log=log, name="ray start", grace_s=1.0) as head:
+            try:
+                _connect(ray, f"{LOOPBACK}:{port}", head)
+                yield
+            finally:
+                ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray: Any, address: str, head: Child) -> None:
+    """Connect as soon as the cluster is up."""
+    end = time.monotonic() + START_S
+    while True:
+        try:
+            with socket.create_connection((LOOPBACK, int(address.rpartition(":")[2])), timeout=1):
+                pass
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            if head.poll() is not None or time.monotonic() > end:
+                raise RunError(f"Ray did not start ({error}): {head.tail(3)}") from error
+            time.sleep(0.1)
 
 
 def _ray() -> Any:

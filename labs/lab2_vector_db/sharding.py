@@ -7,6 +7,8 @@ that is lost or late makes the answer partial, and the answer says so.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,11 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, RunError, require
-from labs.lab2_vector_db.index_building import new_index, require_enough
+from labs.lab2_vector_db.index_building import (
+    new_index,
+    require_enough,
+    sample_rows,
+    training_size,
+)
 from labs.lab2_vector_db.index_types import Recipe
 from labs.lab2_vector_db.merging import merge, merge_top_k, set_ids
 from labs.lab2_vector_db.partitioning import Partition
-from labs.lab2_vector_db.ray_cluster import ray_cluster
+from labs.lab2_vector_db.ray_cluster import ray_cluster, require_free
 from labs.lab2_vector_db.shard_actor import MappedFile, Shard, ShardInfo
 from labs.lab2_vector_db.vectors import check_ids, check_vectors
 
@@ -58,9 +65,9 @@ class ShardedResult:
 
 
 def train(
-    source: NDArray[np.float32], recipe: Recipe, *, train_size: int = 200_000, seed: int = 0
+    source: NDArray[np.float32], recipe: Recipe, *, train_size: int | None = None, seed: int = 0
 ) -> faiss.Index:
-    """The recipe's index, trained on a random sample and empty, to be shipped to every shard.
+    """The recipe's index, trained on a sample and empty, to be shipped to every shard.
 
     Shards that were trained alike answer as one index with the same lists would, and can be
     merged into one. Shards that train by themselves cannot: their codes mean different vectors.
@@ -70,11 +77,15 @@ def train(
     source : float32 array of shape [n, d]
         Only the sample is read.
     train_size
-        Vectors to train on.
+        Vectors to train on; None: as many as the recipe can use.
+
+    Raises
+    ------
+    InputError
+        For vectors that are too few, not finite, or do not fit the recipe.
     """
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(len(source), min(train_size, len(source)), replace=False))
-    sample = check_vectors(source[rows])
+    size = training_size(recipe, len(source)) if train_size is None else train_size
+    sample = sample_rows(source, min(size, len(source)), seed=seed)
     require_enough(len(sample), recipe)
     index = new_index(sample.shape[1], recipe, seed=seed)
     index.train(sample)
@@ -149,6 +160,7 @@ class ShardedIndex:
         require(len(source) == n, "source.shape", source.shape, f"must have the {n} rows to spread")
         require(threads_per_shard >= 1, "threads_per_shard", threads_per_shard, "must be >= 1")
         known = np.arange(n) if ids is None else check_ids(ids, n)
+        new_index(source.shape[1], recipe)  # refuses here what the shards could not build
         shards = cls(source, recipe, partition, known, trained, threads_per_shard, seed)
         try:
             shards._connect()
@@ -237,6 +249,20 @@ class ShardedIndex:
         self._start(lost, timeout_s)
         return lost
 
+    def signal(self, shard: int, number: int) -> None:
+        """Send a signal to a shard's process, to see what its loss does.
+
+        Raises
+        ------
+        InputError
+            When the shard runs on another host.
+        """
+        self._require_open()
+        info = self.infos[shard]
+        if info is None or info.host != socket.gethostname():
+            raise InputError(f"shard {shard} runs on {info and info.host}, not on this host")
+        os.kill(info.pid, number)
+
     def merged(self) -> faiss.Index:
         """One index from all shards, with the ids of the source; the shards keep theirs.
 
@@ -255,7 +281,9 @@ class ShardedIndex:
             try:
                 sent = self._ray.get(actor.export.remote())
             except self._ray.exceptions.RayActorError as error:
-                raise RunError(f"shard {shard} is lost ({error}); repair() first") from error
+                raise RunError(
+                    f"shard {shard} is lost: its process ended; call repair()"
+                ) from error
             index = faiss.deserialize_index(np.array(sent))
             indexes.append(set_ids(index, self.global_ids[shard]))
         return merge(indexes)
@@ -271,6 +299,7 @@ class ShardedIndex:
         cpus = self._threads * self.partition.n_shards
         self._ray = self._exit.enter_context(ray_cluster(cpus=cpus, object_store_bytes=store))
         self._exit.callback(self._kill, range(self.partition.n_shards))
+        require_free(self._ray, cpus)
         self._actor = self._ray.remote(Shard).options(
             num_cpus=self._threads, scheduling_strategy="SPREAD", max_pending_calls=PENDING_CALLS
         )

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-OPTIONS = "--scale smoke --n-generated 20000 --n-lists 64 --queries 200 --words 5000".split()
+OPTIONS = ["--scale", "smoke", "--n-generated", "20000", "--n-lists", "64", "--queries", "200"]
 
 
 @pytest.mark.slow

@@ -15,6 +15,15 @@ N, D = 4000, 16
 ON_LINUX = Path("/proc/self/status").is_file()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small work for many threads is slow work on a machine that does something else as well."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def vectors():
     return np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)

@@ -15,7 +15,6 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(InputError, match="no cluster answers there"), ray_cluster(cpus=1):
         pass
-            pass
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,17 @@ def _given(ray: Any, address: str, cpus: int) -> Iterator[None]:
 
 @contextmanager
 def _local(ray: Any, cpus: int, object_store_bytes: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_head(ray, cpus, object_store_bytes))
+        except RunError:
+            # Ray waits 30 s for its own servers, which a machine that is busy can take to begin.
+            stack.enter_context(_head(ray, cpus, object_store_bytes))
+        yield
+
+
+@contextmanager
+def _head(ray: Any, cpus: int, object_store_bytes: int) -> Iterator[None]:
     # The names of sockets below it may not exceed 107 bytes: TMPDIR can be too long for that.
     for left in Path("/tmp").glob(f"{FOLDER}*"):
         pid = left.name.removeprefix(FOLDER).split("-")[0]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from common.errors import InputError, RunError, require
 from labs.lab2_vector_db.index_types import Recipe
 from labs.lab2_vector_db.merging import require_mergeable
+from labs.lab2_vector_db.persistence import write_synced
 from labs.lab2_vector_db.search import search, unwrap
 from labs.lab2_vector_db.sharding import train
 
@@ -231,13 +232,13 @@ def compare(
     trained = train(vectors, recipe, seed=seed)
     whole = faiss.clone_index(trained)
     whole.add(vectors)
-    faiss.write_index(whole, str(folder / INDEX))
+    write_synced(whole, folder / INDEX)
     parts = []
     for number, rows in enumerate(np.array_split(np.arange(len(vectors)), n_parts)):
         part = faiss.clone_index(trained)
         part.add_with_ids(np.ascontiguousarray(vectors[rows], dtype=np.float32), rows)
         parts.append(folder / f"part-{number}.faiss")
-        faiss.write_index(part, str(parts[-1]))
+        write_synced(part, Path(parts[-1]))
     merged = folder / "merged"
     index = merge_on_disk(trained, parts, merged)
     _, expected = search(whole, queries, k, nprobe=nprobe)
@@ -270,7 +271,7 @@ def _write(trained: faiss.Index, parts: Sequence[faiss.Index], folder: Path) -> 
         count = lists.merge_from_multiple(sources.data(), sources.size(), False)
     ivf.replace_invlists(lists, False)
     index.ntotal = ivf.ntotal = count
-    faiss.write_index(index, str(folder / INDEX))
+    write_synced(index, folder / INDEX)
     for file in (folder / LISTS, folder / INDEX, folder):
         _sync(file)
 

@@ -15,6 +15,7 @@ from labs.lab2_vector_db.drift import Drift, Profile, compare, measure
 from labs.lab2_vector_db.index_building import new_index, sample_rows, training_size
 from labs.lab2_vector_db.index_types import IVF, PQ, Recipe
 from labs.lab2_vector_db.manifest import Options, Schema
+from labs.lab2_vector_db.persistence import write_synced
 from labs.lab2_vector_db.segments import INDEX, TRAINED, Build, Built, Segment
 
 Vectors = NDArray[np.float32]
@@ -94,12 +95,12 @@ def index_builder(
             index, profile = train(vectors, recipe, seed=options.seed)
         else:
             return None
-        faiss.write_index(index, str(folder / TRAINED))
+        write_synced(index, folder / TRAINED)
         for start in range(0, len(vectors), SLICE_ROWS):
             if stop():
                 raise Stopped
             index.add(vectors[start : start + SLICE_ROWS])
-        faiss.write_index(index, str(folder / INDEX))
+        write_synced(index, folder / INDEX)
         return Built(donor is None, None if profile is None else asdict(profile))
 
     return build

@@ -1,7 +1,7 @@
 """Many into one: the answers of shards into one answer, and trained-alike indexes into one index.
 
 Both are where a distributed index goes wrong without an error: a shard's row 7 is not the
-collection's vector 7, and faiss merges indexes whose codes mean different things.
+collection's vector 7, and faiss merges indexes whose codes mean different vectors.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ def merge(indexes: Sequence[faiss.Index], *, renumber: bool = False) -> faiss.In
 
     faiss's own ``merge_from`` has gaps: a refined index has none, an ``IndexIDMap2`` over an
     inverted file then translates wrong positions, fast-scan lists can be overrun
-    (:mod:`.block_lists`), and centroids and codebooks are not compared. Here each layer is merged
-    by itself. (:func:`.index_building.append` does less, for slices of one build.)
+    (:mod:`.block_lists`), and it compares coarse centroids, but neither codebooks nor the ranges
+    of scalar quantizers. Here each layer is merged by itself, and all that was learnt is compared.
+    (:func:`.index_building.append` does less, for slices of one build.)
 
     Parameters
     ----------

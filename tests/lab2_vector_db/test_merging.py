@@ -237,12 +237,15 @@ def test_a_merged_index_answers_as_one_built_at_once(factory, own_ids, vectors, 
 
 
 def test_indexes_that_trained_by_themselves_are_refused(vectors):
-    """faiss compares sizes and merges; the codes then mean other vectors."""
+    """faiss compares coarse centroids only; other codebooks make the codes mean other vectors."""
     parts = [trained("IVF8,PQ4x4fsr", vectors[start:]) for start in (0, 1500)]
     with pytest.raises(InputError, match="another coarse quantizer than index 0"):
         merging.merge(parts, renumber=True)
     parts = [trained("OPQ4,IVF8,PQ4x4fsr", vectors[start:]) for start in (0, 1500)]
     with pytest.raises(InputError, match="another rotation"):
+        merging.merge(parts, renumber=True)
+    parts = [trained("PQ4x4fs", vectors[start:]) for start in (0, 1500)]
+    with pytest.raises(InputError, match="another PQ codebook"):
         merging.merge(parts, renumber=True)
     parts = [trained("IVF8,Flat,Refine(SQ8)", vectors) for _ in range(2)]
     faiss.downcast_index(parts[1].refine_index).train(vectors[:100])

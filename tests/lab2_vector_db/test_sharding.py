@@ -12,6 +12,7 @@ from labs.lab2_vector_db.partitioning import by_cluster, by_hash
 from labs.lab2_vector_db.ray_cluster import ray_cluster
 from labs.lab2_vector_db.search import search
 from labs.lab2_vector_db.shard_actor import MappedFile, Shard
+from labs.lab2_vector_db.sharding_evaluation import evaluate
 
 N, D, SHARDS = 4000, 16, 3
 RECIPE = Recipe(IVF(16, nprobe=4), SQ(8), metric="l2")
@@ -207,3 +208,22 @@ def test_bad_requests_are_refused_here_and_in_the_shards(shards, vectors, querie
     shards.close()
     with pytest.raises(InputError, match="closed"):
         shards.search(queries, 5)
+
+
+@pytest.mark.slow
+def test_the_report_compares_one_index_with_shards_by_hash_and_by_cluster(
+    cluster, vectors, queries
+):
+    """Sharding alone costs no recall; a lost shard costs some, and a repair gives it back."""
+    _, true = faiss.knn(queries, vectors, 10)
+    report = evaluate(vectors, queries, true, RECIPE, n_shards=3)
+    assert report.recall_shards == report.recall_one_index == report.recall_after_repair
+    assert report.merged_same_ids == 1.0
+    assert (report.answered_after_kill, report.missing_after_kill) == ((0, 1), (2,))
+    assert report.repaired == (2,)
+    assert report.recall_after_kill < report.recall_shards
+    assert [each.shards for each in report.asked] == [1, 2, 3]
+    for each in report.asked:
+        assert each.recall <= each.reachable + 1e-9
+    assert report.asked[-1].recall == report.recall_one_index
+    assert report.cluster_lost_worst_tenth < report.hash_lost_worst_tenth

@@ -206,7 +206,14 @@ class Grader:
         expected = [
             test for lab in {entry.lab for entry in entries} for test in self._expected(lab)
         ]
-        results = {mark: list(tests.values()) for mark, tests in self.results.items()}
+        # In the order of the files, whichever of several workers was first.
+        position = {test.node: number for number, test in enumerate(expected)}
+        results = {
+            mark: sorted(
+                tests.values(), key=lambda each: position.get(each.node.partition("[")[0], -1)
+            )
+            for mark, tests in self.results.items()
+        }
         return grade(entries, expected, results, self.broken, self.work)
 
     def pytest_sessionfinish(self) -> None:

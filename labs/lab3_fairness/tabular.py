@@ -1,16 +1,84 @@
-"""The two tables this lab audits, as the literature cuts them, and the model for Adult."""
+"""The tables this lab audits, as the literature cuts them, and logistic regression on them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 HIGH_RISK = 4  # COMPAS deciles above this are "medium" or "high"
+TWO_RACES = ("African-American", "Caucasian")  # those ProPublica compared
+COMPAS_FEATURES = (
+    "age",
+    "priors_count",
+    "juv_fel_count",
+    "juv_misd_count",
+    "juv_other_count",
+    "c_charge_degree",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A decision about people: what a model may see, what happened, who they are.
+
+    Attributes
+    ----------
+    features : DataFrame of n rows
+        Numbers are int64 or float64, everything else is text. The sensitive column is not in it.
+    labels : int64 array of shape [n]
+        0 or 1.
+    groups : object array of shape [n]
+        The sensitive feature as text.
+    """
+
+    features: pd.DataFrame
+    labels: NDArray[np.int64]
+    groups: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, chosen: NDArray[Any]) -> Task:
+        """The task of some rows; ``chosen`` holds row numbers or a mask of shape [n]."""
+        return Task(self.features.iloc[chosen], self.labels[chosen], self.groups[chosen])
+
+
+def adult_task(table: pd.DataFrame) -> Task:
+    """Income above 50K from census answers without the column ``sex``; the groups are the sexes.
+
+    Parameters
+    ----------
+    table
+        The table ``train`` or ``test`` of the data set ``adult``.
+    """
+    groups = table["sex"].to_numpy(dtype=object)
+    return Task(features(table), table["income"].to_numpy(dtype=np.int64), groups)
+
+
+def compas_task(scores: pd.DataFrame, races: tuple[str, ...] | None = TWO_RACES) -> Task:
+    """Arrest within two years from age, charge and record, without race; the groups are races.
+
+    Parameters
+    ----------
+    scores
+        The table ``scores`` of the data set ``compas``.
+    races
+        Those to keep; None keeps all six.
+    """
+    kept = propublica_filter(scores)
+    if races is not None:
+        kept = kept[kept["race"].isin(races)]
+    groups = kept["race"].to_numpy(dtype=object)
+    labels = kept["two_year_recid"].to_numpy(dtype=np.int64)
+    return Task(kept[list(COMPAS_FEATURES)].reset_index(drop=True), labels, groups)
 
 
 def propublica_filter(scores: pd.DataFrame) -> pd.DataFrame:

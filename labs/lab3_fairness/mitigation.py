@@ -1,0 +1,127 @@
+"""What every method of mitigation hands over, so that all of them stand on one frontier.
+
+A method sees the training rows with their groups, and answers for each test row with the
+probability of the positive decision. How it got there (other data, another training, another
+rule on the scores) is its family; what it costs in accuracy and in *both* gaps is
+:func:`labs.lab3_fairness.decisions.outcome` of its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from common.errors import InputError, require
+from labs.lab3_fairness.decisions import Outcome, outcome
+from labs.lab3_fairness.row_metrics import group_codes
+from labs.lab3_fairness.tabular import Task
+
+Family = Literal["none", "pre", "in", "post"]
+
+
+@dataclass(frozen=True)
+class Mitigated:
+    """The decisions of one method on the test rows.
+
+    Attributes
+    ----------
+    name
+        Unique among all methods.
+    family
+        ``none`` (nothing mitigated), ``pre`` (the data), ``in`` (the training) or ``post`` (the
+        rule on the scores).
+    positive : float64 array of shape [n_test]
+        P(Ŷ=1) of each row: 0 or 1 unless the method tosses a coin about the row.
+    randomised
+        Whether the method may toss a coin.
+    needs_group
+        Whether a decision needs the person's group, and not only the training.
+    seconds
+        Wall time of training and deciding.
+    """
+
+    name: str
+    family: Family
+    positive: NDArray[np.float64]
+    randomised: bool
+    needs_group: bool
+    seconds: float
+
+    def __post_init__(self) -> None:
+        outside = self.positive[~((self.positive >= 0) & (self.positive <= 1))]
+        if outside.size:
+            raise InputError(f"{self.name} decides with {outside[0]}; a probability is from 0 to 1")
+        if not self.randomised and not np.isin(self.positive, (0, 1)).all():
+            raise InputError(f"{self.name} is not randomised, and decides with fractions")
+
+    def outcome(self, test: Task, *, n_boot: int = 1000, seed: int = 0) -> Outcome:
+        """Accuracy, both gaps and their intervals on the rows it decided about."""
+        return outcome(test.labels, self.positive, test.groups, n_boot=n_boot, seed=seed)
+
+
+class Method(Protocol):
+    """Train on ``train``, decide about ``test``; ``seed`` is of whatever is random in it."""
+
+    def __call__(self, train: Task, test: Task, *, seed: int) -> Mitigated: ...
+
+
+def timed(
+    name: str,
+    family: Family,
+    decide: Callable[[], ArrayLike],
+    *,
+    randomised: bool = False,
+    needs_group: bool = False,
+) -> Mitigated:
+    """Call ``decide`` for the P(Ŷ=1) of the test rows, and note how long it took."""
+    started = time.perf_counter()
+    positive = np.asarray(decide(), dtype=np.float64)
+    return Mitigated(name, family, positive, randomised, needs_group, time.perf_counter() - started)
+
+
+def methods() -> dict[str, Method]:
+    """Pre-processing and in-processing by name, the unmitigated models first."""
+    return {}
+
+
+def check_task(task: Task, *, min_rows: int = 2) -> tuple[NDArray[np.intp], tuple[object, ...]]:
+    """The groups of a task that a method can be trained on.
+
+    Returns
+    -------
+    codes : int array of shape [n]
+        The group of each row.
+    groups : tuple
+        The group of each code, sorted.
+
+    Raises
+    ------
+    InputError
+        For lengths that differ, labels other than 0 and 1, missing values, fewer than two
+        groups, or fewer than ``min_rows`` rows with a label in a group: equalized odds compares
+        within labels, and a rate among one person is no rate.
+    """
+    if not len(task.features) == len(task.labels) == len(task.groups):
+        raise InputError(
+            f"features {len(task.features)}, labels {len(task.labels)} and groups "
+            f"{len(task.groups)} differ in rows; align them"
+        )
+    others = task.labels[~np.isin(task.labels, (0, 1))]
+    require(not others.size, "labels", others[:1].tolist(), "must be 0 or 1")
+    missing = task.features.columns[task.features.isna().any()].tolist()
+    require(not missing, "features", missing, "must have no missing value", "impute them first")
+    codes, groups = group_codes(task.groups, len(task))
+    counts = np.zeros((len(groups), 2), dtype=int)
+    np.add.at(counts, (codes, task.labels), 1)
+    if counts.min() < min_rows:
+        code, label = np.unravel_index(counts.argmin(), counts.shape)
+        raise InputError(
+            f"group {groups[code]!r} has {counts.min()} rows with label {label}, fewer than "
+            f"{min_rows}; merge it with another group, or leave it out and say so"
+        )
+    return codes, groups

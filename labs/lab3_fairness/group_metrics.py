@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,26 @@ from fairlearn.metrics import MetricFrame
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
+from labs.lab3_fairness.cell_bootstrap import cell_bootstrap, cell_counts, gap_null_from_counts
+from labs.lab3_fairness.group_intervals import (
+    GroupIntervals,
+    Sample,
+    group_intervals,
+    overall_interval,
+)
 from labs.lab3_fairness.resampling import (
     GapNull,
-    blocks,
-    eligible_rows,
     gap_null,
+    gaps_of,
     paired,
     percentile_interval,
     stratified_bootstrap,
 )
-from labs.lab3_fairness.row_metrics import Metric, evaluate_rows, row_form
+from labs.lab3_fairness.row_metrics import Metric, RowMetric, check_columns, row_form
+from labs.lab3_fairness.score_intervals import (
+    largest_difference_interval,
+    smallest_ratio_interval,
+)
 
 __all__ = ["Disparity", "GroupReport", "GroupValue", "gap_null", "group_metrics"]
 
@@ -29,7 +40,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class GroupValue:
-    """One metric on one group; ``n_counted`` rows of its ``n`` enter it (a TPR: the positives)."""
+    """One metric on one group; ``n_counted`` rows of its ``n`` enter it (a TPR: the positives).
+
+    ``ci95`` is Wilson's interval where the metric is a share of rows, and percentile bootstrap
+    elsewhere; ``interval`` names it. ``bootstrap_ci95`` is the percentile bootstrap always, to
+    compare with tools that have nothing else. All NaN where no row counts.
+    """
 
     metric: str
     group: str
@@ -37,16 +53,21 @@ class GroupValue:
     n_counted: int
     value: float
     ci95: Interval
+    interval: str
+    bootstrap_ci95: Interval
 
 
 @dataclass(frozen=True)
 class Disparity:
     """How far one metric lies apart between the groups.
 
-    ``difference`` is max - min and ``ratio`` min / max over the groups. Both intervals are
-    percentile bootstrap, and like the gap itself biased away from equality: a difference's
-    interval hardly reaches 0. Whether there is a gap at all is what ``p_value`` and ``null_q95``
-    say; the interval says how large it may be.
+    ``difference`` is max - min and ``ratio`` min / max over the groups that have a value; NaN
+    with fewer than two. Their intervals hold for all pairs of groups at once
+    (:mod:`score_intervals`), because which two are the extremes is itself chance; a difference's
+    interval reaches 0 where no pair can be told apart. ``difference_bootstrap_ci95`` is the
+    percentile bootstrap, which is biased away from equality as the gap itself is. Whether there
+    is a gap at all is what ``p_value`` and ``null_q95`` say; the interval says how large it may
+    be.
     """
 
     metric: str
@@ -56,6 +77,7 @@ class Disparity:
     highest: str
     difference: float
     difference_ci95: Interval
+    difference_bootstrap_ci95: Interval
     ratio: float
     ratio_ci95: Interval
     null_mean: float
@@ -121,7 +143,8 @@ def group_metrics(
     metrics
         Name to ``metric(y_true, y_pred) -> float``. Those of
         :mod:`labs.lab3_fairness.row_metrics`, and the functions of fairlearn and scikit-learn
-        that equal one of them, are resampled as whole matrices; any other is called
+        that equal one of them, are resampled by counting (labels and predictions of few
+        values, :mod:`cell_bootstrap`) or as whole matrices; any other is called
         ``n_boot * groups`` times.
     n_boot
         Bootstrap replicates, within groups.
@@ -130,7 +153,8 @@ def group_metrics(
     seed
         Of both.
     min_rows
-        A group in which a metric counts fewer rows is named in ``warnings``.
+        A group in which a metric counts fewer rows is named in ``warnings``; so is one in
+        which it counts none, and which the gap therefore leaves out.
 
     Returns
     -------
@@ -139,8 +163,8 @@ def group_metrics(
     Raises
     ------
     InputError
-        For lengths that differ, values that are not finite, a missing or only one group, or
-        no metric.
+        For lengths that differ, values that are not finite, a missing or only one group, no
+        metric, or labels and predictions other than 0 and 1 for a rate.
     """
     truth, predicted, codes, names = paired(y_true, y_pred, sensitive)
     require(len(metrics) > 0, "metrics", dict(metrics), "must hold at least one metric")
@@ -148,79 +172,111 @@ def group_metrics(
     if len(set(labels)) < len(labels):
         raise InputError(f"groups {names} are not distinct as text; rename them")
     forms = {name: row_form(metric) for name, metric in metrics.items()}
+    for name, metric in forms.items():
+        check_columns(name, metric, truth, predicted)
     frame = MetricFrame(
         metrics=forms, y_true=truth, y_pred=predicted, sensitive_features=labels[codes]
     )
+    cells = cell_counts(truth, predicted, codes, len(labels))
+    by_rows = {name: form for name, form in forms.items() if isinstance(form, RowMetric)}
+    shared = {} if cells is None else cell_bootstrap(cells, by_rows, n_boot=n_boot, seed=seed)
     groups: list[GroupValue] = []
     disparities: list[Disparity] = []
     warnings: list[str] = []
     for name, metric in forms.items():
-        replicates = stratified_bootstrap(truth, predicted, codes, metric, n_boot=n_boot, seed=seed)
-        counted = eligible_rows(metric, truth, predicted)
+        replicates = shared.get(name)
+        if replicates is None:
+            replicates = stratified_bootstrap(
+                truth, predicted, codes, metric, n_boot=n_boot, seed=seed
+            )
+        if cells is not None and isinstance(metric, RowMetric):
+            null = gap_null_from_counts(cells, metric, n_permutations=n_permutations, seed=seed)
+        else:
+            null = gap_null(
+                truth, predicted, codes, metric, n_permutations=n_permutations, seed=seed
+            )
+        sample = Sample(truth, predicted, codes, len(labels), metric, cells)
+        values = frame.by_group.loc[labels, name].to_numpy(dtype=float)
+        found = group_intervals(sample, values, replicates)
+        overall = overall_interval(sample, n_boot, seed)
         for code, label in enumerate(labels):
             value = GroupValue(
                 metric=name,
                 group=label,
                 n=int(np.sum(codes == code)),
-                n_counted=int(np.sum(counted & (codes == code))),
-                value=float(frame.by_group.loc[label, name]),
-                ci95=percentile_interval(replicates[:, code]),
+                n_counted=int(sample.n_counted[code]),
+                value=float(values[code]),
+                ci95=(float(found.low[code]), float(found.high[code])),
+                interval=found.names[code],
+                bootstrap_ci95=percentile_interval(replicates[:, code]),
             )
             groups.append(value)
-            if value.n_counted < min_rows:
-                warnings.append(
-                    f"{name}: group {label!r} counts {value.n_counted} rows, fewer than "
-                    f"{min_rows}; do not trust its interval, and it inflates the gap"
-                )
-        null = gap_null(truth, predicted, codes, metric, n_permutations=n_permutations, seed=seed)
-        overall = _bootstrap_overall(truth, predicted, metric, n_boot, seed)
-        disparities.append(_disparity(name, frame, replicates, overall, null))
+            warnings += _warnings(value, min_rows)
+        if np.sum(~np.isnan(values)) < 2:
+            warnings.append(f"{name}: fewer than two groups have a value, so there is no gap")
+        disparities.append(
+            _disparity(name, frame, labels, values, found, replicates, overall, null)
+        )
     return GroupReport(
         frame, tuple(groups), tuple(disparities), tuple(warnings), n_boot, n_permutations
     )
 
 
+def _warnings(value: GroupValue, min_rows: int) -> list[str]:
+    who = f"{value.metric}: group {value.group!r}"
+    if value.n_counted == 0 or np.isnan(value.value):
+        return [f"{who} has no row that counts: undefined there, and left out of the gap"]
+    if np.isnan(value.ci95[0]):
+        return [f"{who}: all {value.n_counted} rows are alike; not enough data for an interval"]
+    if value.n_counted < min_rows:
+        low, high = value.ci95
+        return [
+            f"{who} counts {value.n_counted} rows, fewer than {min_rows}: its value may be "
+            f"anything from {low:.2f} to {high:.2f}, and it inflates the gap"
+        ]
+    return []
+
+
 def _disparity(
     name: str,
     frame: MetricFrame,
+    labels: NDArray[Any],
+    values: NDArray[np.float64],
+    found: GroupIntervals,
     replicates: NDArray[np.float64],
-    overall: NDArray[np.float64],
+    overall: Interval,
     null: GapNull,
 ) -> Disparity:
-    values = frame.by_group[name].astype(float)
+    known = ~np.isnan(values)
+    enough = known.sum() >= 2
     # A replicate in which a group's metric is undefined compares the groups that are left.
-    known = replicates[:, values.notna().to_numpy()]
-    high, low = np.fmax.reduce(known, axis=1), np.fmin.reduce(known, axis=1)
-    ratios = np.divide(low, high, out=np.full(len(high), np.nan), where=high != 0)
+    resampled = replicates[:, known] if enough else np.full((1, 2), np.nan)
+    largest = float(values[known].max()) if enough else float("nan")
+    smallest = float(values[known].min()) if enough else float("nan")
+    difference = largest_difference_interval(values, found.pairs)
+    if found.is_share:
+        low, high = smallest_ratio_interval(values, found.pairs)
+        ratio_ci95 = float(low), float(high)
+    else:
+        tops = np.fmax.reduce(resampled, axis=1)
+        bottoms = np.fmin.reduce(resampled, axis=1)
+        ratios = np.divide(bottoms, tops, out=np.full(len(tops), np.nan), where=tops != 0)
+        ratio_ci95 = percentile_interval(ratios)
     return Disparity(
         metric=name,
         overall=float(frame.overall[name]),
-        overall_ci95=percentile_interval(overall),
-        lowest=str(values.idxmin()),
-        highest=str(values.idxmax()),
-        difference=float(values.max() - values.min()),
-        difference_ci95=percentile_interval(high - low),
-        ratio=float(values.min() / values.max()) if values.max() != 0 else float("nan"),
-        ratio_ci95=percentile_interval(ratios),
+        overall_ci95=overall,
+        lowest=str(labels[np.nanargmin(values)]) if enough else "",
+        highest=str(labels[np.nanargmax(values)]) if enough else "",
+        difference=largest - smallest,
+        difference_ci95=(float(difference[0]), float(difference[1])),
+        difference_bootstrap_ci95=percentile_interval(gaps_of(resampled)),
+        ratio=smallest / largest if largest != 0 else float("nan"),
+        ratio_ci95=ratio_ci95,
         null_mean=null.mean,
         null_q95=null.q95,
         p_value=null.p_value,
     )
-
-
-def _bootstrap_overall(
-    y_true: NDArray[np.generic],
-    y_pred: NDArray[np.generic],
-    metric: Metric,
-    n_boot: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed)
-    replicates = np.empty(n_boot)
-    for start, stop in blocks(n_boot, len(y_true)):
-        drawn = rng.integers(len(y_true), size=(stop - start, len(y_true)))
-        replicates[start:stop] = evaluate_rows(metric, y_true[drawn], y_pred[drawn])
-    return replicates
 
 
 def _flat(rows: list[dict[str, object]]) -> pd.DataFrame:

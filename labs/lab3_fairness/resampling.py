@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
@@ -94,12 +95,16 @@ class GapNull:
     @property
     def mean(self) -> float:
         """The expected gap when the groups do not differ; it is never 0."""
-        return float(np.nanmean(self.gaps))
+        return float(np.mean(self._known)) if self._known.size else float("nan")
 
     @property
     def q95(self) -> float:
         """The gap that chance exceeds in 5 % of cases."""
-        return float(np.nanquantile(self.gaps, 0.95))
+        return float(np.quantile(self._known, 0.95)) if self._known.size else float("nan")
+
+    @property
+    def _known(self) -> NDArray[np.float64]:
+        return self.gaps[~np.isnan(self.gaps)]
 
 
 @exercise(
@@ -139,7 +144,8 @@ def gap_null(
     Returns
     -------
     GapNull
-        ``p_value = (1 + #{shuffled gap >= observed}) / (1 + B)``.
+        ``p_value = (1 + #{shuffled gap >= observed}) / (1 + B)``;
+        NaN where fewer than two groups have a value.
 
     References
     ----------
@@ -159,6 +165,8 @@ def gap_null(
             for _ in range(n_permutations)
         ]
     )
+    if np.isnan(observed):
+        return GapNull(observed, gaps, float("nan"))
     # Equal gaps can differ in the last bits: the sums are taken in another order.
     reached = int(np.sum(gaps >= observed - 1e-12))
     return GapNull(observed, gaps, (1 + reached) / (1 + n_permutations))
@@ -172,9 +180,19 @@ def eligible_rows(metric: Metric, y_true: NDArray[Any], y_pred: NDArray[Any]) ->
 
 
 def gap(values: NDArray[np.float64]) -> float:
-    """Largest minus smallest of [g] group values; groups without a value (NaN) stay out."""
-    known = values[~np.isnan(values)]
-    return float(known.max() - known.min()) if known.size else float("nan")
+    """Largest minus smallest of [g] group values, as :func:`gaps_of`."""
+    return float(gaps_of(values))
+
+
+def gaps_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest minus smallest over the last axis, [..., g] to [...].
+
+    Groups without a value (NaN) stay out; NaN with fewer than two that have one.
+    """
+    known = ~np.isnan(values)
+    high = np.where(known, values, -np.inf).max(axis=-1)
+    low = np.where(known, values, np.inf).min(axis=-1)
+    return np.where(known.sum(axis=-1) >= 2, high - low, np.nan)
 
 
 def blocks(n_boot: int, n_rows: int) -> list[tuple[int, int]]:
@@ -209,5 +227,8 @@ def paired(
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise InputError(f"{name}[{row}] = {values[row]} is not finite; leave the row out")
+        if values.dtype == object and pd.isna(values).any():
+            row = int(np.flatnonzero(pd.isna(values))[0])
+            raise InputError(f"{name}[{row}] is missing; leave the row out")
     codes, names = group_codes(groups, len(predicted))
     return truth, predicted, codes, names

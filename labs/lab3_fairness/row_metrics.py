@@ -28,11 +28,16 @@ def _every_row(y_true: NDArray[Any], y_pred: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class RowMetric:
-    """The mean of ``value(y_true, y_pred)`` over the rows with ``where(y_true, y_pred)``."""
+    """The mean of ``value(y_true, y_pred)`` over the rows with ``where(y_true, y_pred)``.
+
+    ``reads`` says which columns must hold what: "binary" is 0 and 1, "label" is any class but no
+    score; :func:`check_columns` looks.
+    """
 
     name: str
     value: Rowwise
     where: Rowwise = _every_row
+    reads: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Any:
         """Evaluate over the last axis.
@@ -82,14 +87,17 @@ def _missed(y_true: NDArray[Any], y_pred: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(1 - y_pred)
 
 
-accuracy = RowMetric("accuracy", _correct)
-selection_rate = RowMetric("selection_rate", _predicted)
+TRUTH, PREDICTION = ("y_true", "binary"), ("y_pred", "binary")
+BOTH = (TRUTH, PREDICTION)
+
+accuracy = RowMetric("accuracy", _correct, reads=(("y_true", "label"), ("y_pred", "label")))
+selection_rate = RowMetric("selection_rate", _predicted, reads=(PREDICTION,))
 mean_prediction = RowMetric("mean_prediction", _predicted)
-base_rate = RowMetric("base_rate", _actual)
-true_positive_rate = RowMetric("true_positive_rate", _predicted, _positives)
-false_positive_rate = RowMetric("false_positive_rate", _predicted, _negatives)
-false_negative_rate = RowMetric("false_negative_rate", _missed, _positives)
-positive_predictive_value = RowMetric("positive_predictive_value", _actual, _selected)
+base_rate = RowMetric("base_rate", _actual, reads=(TRUTH,))
+true_positive_rate = RowMetric("true_positive_rate", _predicted, _positives, BOTH)
+false_positive_rate = RowMetric("false_positive_rate", _predicted, _negatives, BOTH)
+false_negative_rate = RowMetric("false_negative_rate", _missed, _positives, BOTH)
+positive_predictive_value = RowMetric("positive_predictive_value", _actual, _selected, BOTH)
 
 RATE_METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -115,6 +123,30 @@ SAME_AS: dict[Metric, RowMetric] = {
 def row_form(metric: Metric) -> Metric:
     """The :class:`RowMetric` that equals a well-known metric, or the metric itself."""
     return SAME_AS.get(metric, metric)
+
+
+def check_columns(name: str, metric: Metric, y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
+    """Refuse columns on which a metric would be a number without a meaning.
+
+    Raises
+    ------
+    InputError
+        For values other than 0 and 1 where the metric reads 0 and 1, and for scores where it
+        compares labels: their accuracy would be a silent 0.
+    """
+    if not isinstance(metric, RowMetric):
+        return
+    for column, kind in metric.reads:
+        values = y_true if column == "y_true" else y_pred
+        if kind == "binary":
+            others = values[~np.isin(values, (0, 1))]
+            advice = "use 0 and 1"
+        else:
+            others = values[values % 1 != 0] if values.dtype.kind == "f" else values[:0]
+            advice = "it compares labels"
+        if others.size:
+            tail = "; threshold the scores, or use mean_prediction" if column == "y_pred" else ""
+            raise InputError(f"{name}: {column} holds {others[0]}; {advice}{tail}")
 
 
 def evaluate_rows(

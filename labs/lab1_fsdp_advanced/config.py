@@ -6,13 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 from common.errors import require
+from common.hardware import detect
 
 StrategyName = Literal["NO_SHARD", "ZERO_1", "SHARD_GRAD_OP", "FULL_SHARD", "HYBRID_SHARD"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
 CheckpointingName = Literal["auto", "none", "selective", "full"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
-SizeName = Literal["auto", "0.2M", "4M", "10M", "50M", "125M", "350M", "1B", "1.3B", "3B", "8B"]
+SizeName = Literal[
+    "auto", "0.2M", "4M", "10M", "50M", "125M", "350M", "1B", "1.3B", "3B", "8B", "13B", "27B"
+]
 VariantName = Literal["bf16", "fp16", "fp8", "selective", "full", "offload", "compile"]
+
+ROOMY_GIB = 100.0
+
+
+def windows_a_gpu() -> int:
+    """8 fit an 80 GiB GPU with the 1.3B model; twice as many keep a larger one busier."""
+    return 16 if min((gpu.memory_gib for gpu in detect().gpus), default=0.0) >= ROOMY_GIB else 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Config:
     context: int = 128
     """Tokens that a window predicts; 0: 256 on CPU, 2048 on GPUs."""
     global_batch: int = 16
-    """Windows a step over all ranks and micro-batches; 0: 4 on CPU, 8 a GPU."""
+    """Windows a step over all ranks and micro-batches; 0: 4 on CPU, 8 a GPU, 16 on one of 100 GiB."""
     accumulation: int = 2
     """Micro-batches a rank computes before the ranks exchange gradients."""
     steps: int = 40
@@ -86,7 +96,7 @@ class Config:
             if self.checkpointing == "auto"
             else self.checkpointing,
             context=self.context or (2048 if gpu else 256),
-            global_batch=self.global_batch or (8 * procs if gpu else 4),
+            global_batch=self.global_batch or (windows_a_gpu() * procs if gpu else 4),
             steps=self.steps or (40 if gpu else 10),
         )
 

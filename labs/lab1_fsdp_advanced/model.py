@@ -108,23 +108,39 @@ SIZES = {
     "1.3B": Shape(2048, 26, 16, 2048, 32000, kv_heads=4),
     "3B": Shape(3072, 28, 24, 4096, 32000, kv_heads=8),
     "8B": Shape(4096, 32, 32, 4096, 128256, kv_heads=8, hidden=14336),
+    "13B": Shape(5120, 40, 40, 4096, 32000, hidden=13824),
+    "27B": Shape(6656, 60, 52, 4096, 32000, kv_heads=4),
 }
-"""Shapes by name; the last is that of Llama 3 8B."""
+"""Shapes by name; 8B is that of Llama 3, 13B that of Llama 2."""
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Turn the pairs of each head by angles that grow with the position: [B, H, L, D], same out.
+class Turns:
+    """Cosine and sine of what each position turns its pairs by: fp32, [L, D / 2] each.
 
-    Pair i of position p turns by ``p * base**(-2i / D)``, so that the product of a query and a key
-    depends on their distance only (arXiv 2104.09864, equation 15). The angles are computed here,
-    in fp32, each time: next to the matrix products they cost nothing, and a buffer would have to
-    survive meta devices, sharding and casts.
+    Pair i of position p turns by ``p * base**(-2i / D)`` (arXiv 2104.09864, equation 15).
+
+    Made once a forward pass, outside what is compiled: a compiler would fuse power, cosine and sine
+    into every kernel that rotates, which cost a tenth of a step of 1.3B parameters. Not a buffer,
+    which would have to survive meta devices and sharding. And a plain object: FSDP casts the
+    tensors that a block is given to its computing type, those in tuples and dataclasses too, and
+    bf16 cannot tell position 2,047 from 2,046.
     """
-    half = x.shape[-1] // 2
-    rates = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=torch.float32), rates)
-    cos, sin = angles.cos(), angles.sin()
+
+    def __init__(self, length: int, head_width: int, device: torch.device) -> None:
+        half = head_width // 2
+        rates = ROTARY_BASE ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+        places = torch.arange(length, device=device, dtype=torch.float32)
+        angles = torch.outer(places, rates)
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turns: Turns) -> Tensor:
+    """Turn the pairs (i, i + D / 2) of each head, in fp32: [B, H, L, D], same out.
+
+    The product of a query and a key then depends on their distance only.
+    """
     first, second = x.float().chunk(2, dim=-1)
+    cos, sin = turns.cos, turns.sin
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(x.dtype)
 
@@ -140,15 +156,15 @@ class Attention(nn.Module):
         self.value = nn.Linear(shape.width, shape.key_value_width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         query, key, value = (
             layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         seen = F.scaled_dot_product_attention(
-            rotate(query),
-            rotate(key),
+            rotate(query, turns),
+            rotate(key, turns),
             value,
             is_causal=True,
             enable_gqa=query.shape[1] != key.shape[1],
@@ -182,9 +198,9 @@ class Block(nn.Module):
         self.norm_mlp = nn.RMSNorm(shape.width)
         self.mlp = SwiGLU(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x = x + self.attention(self.norm_attention(x))
+        x = x + self.attention(self.norm_attention(x), turns)
         mixed: Tensor = x + self.mlp(self.norm_mlp(x))
         return mixed
 
@@ -234,8 +250,9 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token: [B, L] -> [B, L, vocabulary]."""
         x = self.tokens(tokens)
+        turns = Turns(tokens.shape[-1], self.shape.head_width, tokens.device)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, turns)
         logits: Tensor = self.head(self.norm(x))
         return logits
 

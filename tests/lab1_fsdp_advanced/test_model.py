@@ -13,6 +13,7 @@ from labs.lab1_fsdp_advanced.model import (
     Attention,
     Decoder,
     Shape,
+    Turns,
     next_token_loss,
     rotate,
 )
@@ -92,9 +93,10 @@ def test_a_query_head_reads_the_key_and_value_head_of_its_group():
     """Attention written out: 4 query heads, 2 key/value heads, softmax over what is not later."""
     torch.manual_seed(0)
     attention, x = Attention(SHAPE), torch.randn(2, 5, 16)
+    turns = Turns(5, 4, x.device)
 
     def heads(layer):
-        return rotate(layer(x).view(2, 5, -1, 4).transpose(1, 2))
+        return rotate(layer(x).view(2, 5, -1, 4).transpose(1, 2), turns)
 
     query, key = heads(attention.query), heads(attention.key)
     value = attention.value(x).view(2, 5, -1, 4).transpose(1, 2)
@@ -103,13 +105,14 @@ def test_a_query_head_reads_the_key_and_value_head_of_its_group():
         scores = query[:, head] @ key[:, head // 2].transpose(1, 2) / math.sqrt(4)
         scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
         mixed.append(scores.softmax(-1) @ value[:, head // 2])
-    torch.testing.assert_close(attention(x), attention.out(torch.cat(mixed, dim=-1)))
+    torch.testing.assert_close(attention(x, turns), attention.out(torch.cat(mixed, dim=-1)))
 
 
 def test_rotary_positions_tell_distances_only():
     """The product of a query and a key is the same for every pair at the same distance."""
     torch.manual_seed(0)
-    query, key = (rotate(torch.randn(8).expand(1, 1, 10, 8))[0, 0] for _ in range(2))
+    turns = Turns(10, 8, torch.device("cpu"))
+    query, key = (rotate(torch.randn(8).expand(1, 1, 10, 8), turns)[0, 0] for _ in range(2))
     scores = query @ key.T
     for distance in range(-9, 10):
         along = scores.diagonal(distance)
@@ -166,3 +169,18 @@ def test_a_shape_that_cannot_be_built_is_refused(options, message):
     given = {"width": 16, "layers": 1, "heads": 4, "context": 4} | options
     with pytest.raises(InputError, match=message):
         Shape(**given)
+
+
+def test_fsdp_leaves_the_positions_in_full_precision():
+    """FSDP casts the tensors that a block is given to bf16: positions above 256 would merge."""
+    from torch.distributed.utils import _apply_to_tensors
+
+    given = (torch.randn(3), Turns(2048, 8, torch.device("cpu")))
+    x, turns = _apply_to_tensors(lambda tensor: tensor.to(torch.bfloat16), given)
+    assert (x.dtype, turns.cos.dtype, turns.sin.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.float32,
+    )
+    angle = torch.tensor([2047.0 * 10_000 ** (-i / 4) for i in range(4)], dtype=torch.float64)
+    torch.testing.assert_close(turns.cos[-1].double(), angle.cos(), atol=2e-4, rtol=0)

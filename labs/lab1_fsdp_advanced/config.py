@@ -46,7 +46,7 @@ class Config:
     context: int = 128
     """Tokens that a window predicts; 0: 256 on CPU, 2048 on GPUs."""
     global_batch: int = 16
-    """Windows a step over all ranks and micro-batches; 0: 4 on CPU, 8 a GPU, 16 on one of 100 GiB."""
+    """Windows a step over all ranks and micro-batches; 0: 4 on CPU, 8 a GPU, 16 on large ones."""
     accumulation: int = 2
     """Micro-batches a rank computes before the ranks exchange gradients."""
     steps: int = 40

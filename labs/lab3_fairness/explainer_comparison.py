@@ -32,7 +32,7 @@ class Comparison:
     """What each explainer says of the same rows.
 
     ``closed_form_error`` is the largest difference of enumeration and the closed form on logistic
-    regression (log-odds), ``shap_error`` that of enumeration and ``shap.explainers.Exact`` on
+    regression (log-odds), ``shap_error`` that of enumeration and ``shap.KernelExplainer`` on
     boosting (probability). ``lime_seeds`` are LIME's coefficients [seeds, d] of the first row and
     ``exact.values[0]`` what they estimate; ``lime_samples`` the neighbours a row until no
     coefficient's spread exceeds a point of probability.
@@ -52,20 +52,21 @@ class Comparison:
 
 
 def library_shapley(f: Predict, rows: Matrix, background: Matrix) -> Matrix:
-    """``shap.explainers.Exact`` on the whole background, [n, d].
+    """``shap.KernelExplainer`` with every coalition and without its lasso, [n, d].
 
-    The masker keeps 100 rows of any background unless ``max_samples`` says otherwise.
+    It is exact then. By default it draws coalitions and keeps ten columns (``l1_reg``).
     """
-    masker = shap.maskers.Independent(background, max_samples=len(background))
-    return np.asarray(shap.explainers.Exact(f, masker)(rows, silent=True).values)
+    explainer = shap.KernelExplainer(f, background)
+    every = 2 ** rows.shape[1]
+    return np.asarray(explainer.shap_values(rows, nsamples=every, l1_reg=False, silent=True))
 
 
 def compare_explainers(
     task: Task,
     *,
-    n_rows: int = 8,
-    n_background: int = 100,
-    n_seeds: int = 8,
+    n_rows: int = 6,
+    n_background: int = 50,
+    n_seeds: int = 6,
     seed: int = 0,
 ) -> Comparison:
     """Explain the same rows with everything this lab has, and test each explanation.
@@ -99,7 +100,7 @@ def compare_explainers(
     exact = Attribution(codes.columns, values, float(f(background).mean()), f(rows), "enumeration")
     reference = _middle_row(background)
     explainers: dict[str, Explain] = {
-        "permutation, 10 pairs": partial(_permutation, f, rows, background),
+        "permutation, 5 pairs": partial(_permutation, f, rows, background),
         "LIME, 500": partial(_lime, f, rows, background, 500),
         "LIME, 5000": partial(_lime, f, rows, background, 5000),
         "captum LIME, 500, one baseline": partial(_captum, f, rows, reference),
@@ -119,7 +120,7 @@ def compare_explainers(
 
 
 def _permutation(f: Predict, rows: Matrix, background: Matrix, seed: int) -> Matrix:
-    return permutation_shapley(f, rows, background, n_permutations=10, seed=seed).values
+    return permutation_shapley(f, rows, background, n_permutations=5, seed=seed).values
 
 
 def _lime(f: Predict, rows: Matrix, background: Matrix, n_samples: int, seed: int) -> Matrix:

@@ -75,7 +75,9 @@ def draw_lime_spread(comparison: Comparison) -> Figure:
     left.set_xlabel("credit for one row's score (probability)")
     left.legend(fontsize=8)
     for width, part in comparison.settings.groupby("kernel_width"):
-        right.plot(part["n_samples"], part["top3_agreement"], "o-", label=f"kernel width {width:g}")
+        level = part["mean_coefficient"].iloc[-1]
+        label = f"kernel width {width:g}, mean |coefficient| {level:.2g}"
+        right.plot(part["n_samples"], part["top3_agreement"], "o-", label=label)
     right.set_xscale("log")
     sizes = sorted(comparison.settings["n_samples"].unique())
     right.set_xticks(sizes, [f"{size:,}" for size in sizes])

@@ -208,7 +208,7 @@ def settings_table(
     perturb: Perturb,
     *,
     sizes: Sequence[int] = (100, 500, 2000),
-    widths: Sequence[float] = (0.3, 1.84, 10.0),
+    widths: Sequence[float] = (0.3, 1.84),
     n_seeds: int = 10,
 ) -> pd.DataFrame:
     """What number of neighbours and kernel width do to LIME's answer and its scatter.

@@ -16,7 +16,7 @@ import pandas as pd
 from common.errors import InputError, require
 from common.exercises import exercise
 from labs.lab3_fairness.confusion import binary_inputs, group_rates
-from labs.lab3_fairness.fairness_metrics import Calibration, calibration_within_groups
+from labs.lab3_fairness.group_calibration import Calibration, calibration_within_groups
 from labs.lab3_fairness.tabular import TWO_RACES, high_risk, propublica_filter
 
 

@@ -153,8 +153,8 @@ def equal_opportunity_thresholds(credit: CreditScores, true_positive_rate: float
     )
     good = (credit.mass * credit.repay)[::-1]
     reached = np.cumsum(good, axis=0) / good.sum(axis=0)
-    # The first step from the top at which the target is reached; rounding must not pass the end.
-    step = np.argmax(reached >= min(true_positive_rate, 1 - 1e-12), axis=0)
+    # The first step from the top at which the target is reached, whatever the last bit of a sum.
+    step = np.argmax(reached >= true_positive_rate - 1e-12, axis=0)
     columns = np.arange(len(credit.groups))
     width = (good / good.sum(axis=0))[step, columns]
     before = reached[step, columns] - width

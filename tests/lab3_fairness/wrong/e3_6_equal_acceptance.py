@@ -1,0 +1,17 @@
+"""The share is of all people of the group: equal acceptance, which is demographic parity."""
+
+import numpy as np
+
+
+def equal_opportunity_thresholds(credit, true_positive_rate):
+    require(
+        0 <= true_positive_rate <= 1, "true_positive_rate", true_positive_rate, "must be 0 to 1"
+    )
+    mass = credit.mass[::-1]
+    reached = np.cumsum(mass, axis=0) / mass.sum(axis=0)
+    step = np.argmax(reached >= true_positive_rate - 1e-12, axis=0)
+    columns = np.arange(len(credit.groups))
+    width = (mass / mass.sum(axis=0))[step, columns]
+    before = reached[step, columns] - width
+    share = np.divide(true_positive_rate - before, width, out=np.zeros_like(width), where=width > 0)
+    return Thresholds(credit.scores[::-1][step], np.clip(share, 0, 1))

@@ -11,14 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
 from labs.lab3_fairness.decisions import Outcome, outcome
 from labs.lab3_fairness.row_metrics import group_codes
+from labs.lab3_fairness.scoring import Fit, boosting, logistic_regression
 from labs.lab3_fairness.tabular import Task
 
 Family = Literal["none", "pre", "in", "post"]
@@ -84,9 +87,44 @@ def timed(
     return Mitigated(name, family, positive, randomised, needs_group, time.perf_counter() - started)
 
 
+def unmitigated(
+    train: Task, test: Task, *, seed: int, name: str = "logistic", make: Fit = logistic_regression
+) -> Mitigated:
+    """The positive decision where the model's score is above one half, for everybody."""
+    check_task(train)
+    return timed(
+        name, "none", lambda: make(seed).fit(train.features, train.labels).predict(test.features)
+    )
+
+
 def methods() -> dict[str, Method]:
     """Pre-processing and in-processing by name, the unmitigated models first."""
-    return {}
+    # Here, because the topics import this module, and a frontier does not need torch to name them.
+    from labs.lab3_fairness import adversarial, fair_loss, preprocessing, reductions
+
+    baselines: dict[str, Method] = {
+        "logistic": unmitigated,
+        "boosting": partial(unmitigated, name="boosting", make=boosting),
+    }
+    return baselines | {
+        name: method
+        for topic in (preprocessing, reductions, fair_loss, adversarial)
+        for name, method in topic.METHODS.items()
+    }
+
+
+def design_matrices(train: Task, test: Task) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The columns that logistic regression sees: numbers standardised, categories one-hot.
+
+    Returns
+    -------
+    float64 arrays of shape [n_train, p] and [n_test, p]
+        Scaled and coded by the training rows; a category that they do not have is all 0.
+    """
+    encoder = logistic_regression()[:-1]
+    matrices = (encoder.fit_transform(train.features), encoder.transform(test.features))
+    dense = [m.toarray() if scipy.sparse.issparse(m) else np.asarray(m) for m in matrices]
+    return dense[0], dense[1]
 
 
 def check_task(task: Task, *, min_rows: int = 2) -> tuple[NDArray[np.intp], tuple[object, ...]]:

@@ -51,9 +51,9 @@ def equal_width_edges(n_bins: int) -> Floats:
 
 
 def equal_mass_edges(scores: ArrayLike, n_bins: int) -> Floats:
-    """Edges between which about equally many scores lie; ties make fewer and larger bins."""
+    """Edges between which about equally many scores lie; many equal scores leave bins empty."""
     require(n_bins >= 1, "n_bins", n_bins, "must be >= 1", "try 10")
-    return np.unique(np.quantile(np.asarray(scores, dtype=float), np.linspace(0, 1, n_bins + 1)))
+    return np.quantile(np.asarray(scores, dtype=float), np.linspace(0, 1, n_bins + 1))
 
 
 def bin_codes(scores: ArrayLike, edges: ArrayLike) -> Codes:

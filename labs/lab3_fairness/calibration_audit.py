@@ -268,6 +268,7 @@ def _as_text(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     for column in columns:
         if column not in table:
             raise InputError(f"no column {column!r}; the table has {list(table.columns)}")
+    for column in columns:
         if table[column].isna().any():
             raise InputError(f"column {column!r} has missing values; call them 'unknown'")
     return table[list(columns)].astype(str)

@@ -200,7 +200,7 @@ def mondrian_conformal(
         sets[rows] = test[rows] <= conformal_quantile(own[codes == code], alpha)
         known |= rows
     if not known.all():
-        raise InputError(f"group {there[~known][0]!r} has no calibration rows; pool it")
+        raise InputError(f"group {str(there[~known][0])!r} has no calibration rows; pool it")
     return sets
 
 

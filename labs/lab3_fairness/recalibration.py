@@ -69,7 +69,7 @@ class GroupMap:
                 out[own] = each(values[own])
         if np.isnan(out).any():
             unknown = members[np.isnan(out)][0]
-            raise InputError(f"group {unknown!r} was not fitted; known: {sorted(self.maps)}")
+            raise InputError(f"group {str(unknown)!r} was not fitted; known: {sorted(self.maps)}")
         return out
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.statistics import proportion_ci
 from labs.lab3_fairness.impossibility import CompasDebate, implied_false_positive_rate
 from labs.lab3_fairness.lending import CreditScores, LendingPolicy
 
@@ -31,10 +32,12 @@ def draw_impossibility(debate: CompasDebate) -> Figure:
     calibration, forced = figure.subplots(1, 2)
     table = debate.calibration.table
     for colour, marker, (race, rows) in zip(COLOURS, MARKERS, table.groupby("group")):
-        error = 1.96 * np.sqrt(rows["rate"] * (1 - rows["rate"]) / rows["n"])
+        known = rows[rows["n"] > 0]
+        ends = [proportion_ci(int(hits), int(n)) for hits, n in zip(known["positives"], known["n"])]
+        error = np.abs(np.array(ends).T - known["rate"].to_numpy())
         calibration.errorbar(
-            rows["score"],
-            rows["rate"],
+            known["score"],
+            known["rate"],
             yerr=error,
             color=colour,
             marker=marker,
@@ -42,7 +45,7 @@ def draw_impossibility(debate: CompasDebate) -> Figure:
             label=f"{race}, n = {rows['n'].sum():,}",
         )
     calibration.set(
-        title=f"A decile means the same for both (p = {debate.calibration.p_value:.2f})",
+        title=f"Rearrest by decile (difference: p = {debate.calibration.p_value:.2f})",
         xlabel="COMPAS decile",
         ylabel="share arrested again within two years",
         xticks=range(1, 11),
@@ -59,7 +62,7 @@ def draw_impossibility(debate: CompasDebate) -> Figure:
         forced.plot(row["ppv"], row["fpr"], marker, color=colour, markersize=8, fillstyle="none")
     forced.axvline(debate.shared_ppv, color="grey", linewidth=0.8, linestyle=":")
     forced.plot([], [], "ko", label="forced by equal PPV and FNR")
-    forced.plot([], [], "ko", fillstyle="none", label="COMPAS as it is")
+    forced.plot([], [], "ko", fillstyle="none", label="COMPAS, each with its own FNR")
     forced.set(
         title="Equal PPV and FNR force unequal FPR",
         xlabel="positive predictive value",
@@ -110,7 +113,7 @@ def draw_lending(policies: Mapping[str, LendingPolicy], credit: CreditScores) ->
         xlim=(35, 100),
     )
     served.grid(axis="x", alpha=0.3)
-    served.legend(loc="lower right", fontsize=8)
+    figure.legend(*served.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -260,17 +260,21 @@ def lending_policies(
 
 def _separate(credit: CreditScores, break_even: float) -> Array:
     """Each group's own best threshold."""
-    gain = credit.mass * (credit.repay - break_even)
-    from_here = np.cumsum(gain[::-1], axis=0)[::-1]
-    best = credit.scores[np.argmax(from_here, axis=0)]
-    return Thresholds(best, np.ones(len(best))).accept(credit.scores)
+    return _best_thresholds(credit.scores, credit.mass * (credit.repay - break_even))
 
 
 def _race_blind(credit: CreditScores, break_even: float) -> Array:
+    """The best threshold for all people together."""
     gain = (credit.mass * (credit.repay - break_even)) @ credit.population
-    best = credit.scores[int(np.argmax(np.cumsum(gain[::-1])[::-1]))]
-    same = np.full(len(credit.groups), best)
-    return Thresholds(same, np.ones(len(same))).accept(credit.scores)
+    return np.repeat(_best_thresholds(credit.scores, gain[:, None]), len(credit.groups), axis=1)
+
+
+def _best_thresholds(scores: Array, gain: Array) -> Array:
+    """The most profitable threshold rule of each column of [s, c] gains; nobody if none pays."""
+    from_here = np.cumsum(gain[::-1], axis=0)[::-1]
+    pays = from_here.max(axis=0) > 0
+    best = np.where(pays, scores[np.argmax(from_here, axis=0)], scores[-1])
+    return Thresholds(best, pays.astype(np.float64)).accept(scores)
 
 
 def _one_rate(credit: CreditScores, counted: CreditScores, break_even: float) -> Array:

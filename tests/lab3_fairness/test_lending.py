@@ -204,6 +204,16 @@ def test_the_optimum_is_that_of_fairlearns_threshold_optimizer():
         assert ours >= theirs - 1e-9, name
 
 
+def test_a_group_in_which_no_loan_pays_gets_none_under_its_own_threshold():
+    """The least bad threshold still loses money; the most profitable rule lends to nobody."""
+    credit = small([[0.1, 0.2], [0.5, 0.95]], [[0.5, 0.5], [0.5, 0.5]])
+    policies = lending.lending_policies(credit, 0.8)
+    assert policies["max profit"].rates["accepted"].tolist() == [0, 0.5]
+    assert policies["max profit"].profit == pytest.approx(0.5 * 0.5 * (0.95 - 4 * 0.05))
+    assert np.isnan(policies["max profit"].rates.loc["a", "threshold"])
+    assert policies["race-blind"].profit == 0
+
+
 def test_a_roc_hull_runs_from_corner_to_corner_and_bends_down(fico):
     good, bad = fico.mass * fico.repay, fico.mass * (1 - fico.repay)
     for g in range(4):

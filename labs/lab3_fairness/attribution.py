@@ -83,7 +83,7 @@ class ColumnCodes:
         """Learn the categories of every text column from all the tables together."""
         together = pd.concat(tables)
         text = together.select_dtypes(exclude="number").columns
-        categories = {name: pd.Index(sorted(set(together[name]))) for name in text}
+        categories = {name: pd.Index(sorted(together[name].unique())) for name in text}
         return cls(tuple(together.columns), categories)
 
     def encode(self, table: pd.DataFrame) -> Matrix:

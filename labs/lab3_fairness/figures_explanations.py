@@ -96,7 +96,7 @@ def draw_fooling(result: FoolingResult) -> Figure:
 
     figure = Figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    names = list(result.obeyed)
+    names = list(dict.fromkeys(each.explainer for each in result.tops))
     places = np.arange(len(names))
     bars = (
         ("open", "race", "race, open rule", "tab:red", None),
@@ -119,14 +119,11 @@ def draw_fooling(result: FoolingResult) -> Figure:
     left.set_ylabel("rows with this top feature (share)")
     left.set_title("What the explainers say", fontsize=10)
     left.legend(fontsize=8, ncols=2, loc="upper center")
-    shown = {
-        name: outcome for name, outcome in result.outcomes.items() if "conditional" not in name
-    }
-    values = np.array([outcome.dp_diff for outcome in shown.values()])
-    ends = np.array([outcome.dp_diff_ci95 for outcome in shown.values()]).T
-    rows = np.arange(len(shown))
+    values = np.array([outcome.dp_diff for outcome in result.outcomes.values()])
+    ends = np.array([outcome.dp_diff_ci95 for outcome in result.outcomes.values()]).T
+    rows = np.arange(len(values))
     right.errorbar(values, rows, xerr=np.abs(ends - values), fmt="o", color="tab:blue")
-    right.set_yticks(rows, [name.replace(", ", "\n", 1) for name in shown], fontsize=8)
+    right.set_yticks(rows, [name.replace(", ", "\n", 1) for name in result.outcomes], fontsize=8)
     right.invert_yaxis()
     right.set_xlim(0, 1.05)
     right.set_xlabel("demographic parity difference, real rows")

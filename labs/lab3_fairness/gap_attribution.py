@@ -239,12 +239,15 @@ def gap_study(
     )
     gap = attribute_gap(attribution, part.groups, **options)
     largest = max(gap.shares, key=lambda share: share.contribution)
-    refit = without_column(boosting, train, test, largest.column, largest.contribution, seed=seed)
+    refit = without_column(
+        boosting, trees, train, test, largest.column, largest.contribution, seed=seed
+    )
     return GapStudy(linear, gap, refit)
 
 
 def without_column(
     make: Callable[[int], Any],
+    fitted: Any,
     train: Task,
     test: Task,
     column: str,
@@ -256,11 +259,27 @@ def without_column(
 
     Attribution explains one fixed model. A refitted model takes what it needs from the columns
     that are left, so the gap shrinks by less than the column's share when others stand in for it.
+
+    Parameters
+    ----------
+    make
+        ``make(seed)`` returns an unfitted pipeline, such as ``scoring.boosting``.
+    fitted
+        One fitted on all columns of ``train``.
+    train, test
+        Rows to fit and to measure on.
+    column
+        To remove.
+    attributed
+        Its contribution to the gap of ``fitted``.
     """
-    gaps = []
-    for kept in (train.features.columns, train.features.columns.drop(column)):
-        model = make(seed).fit(train.features[kept], train.labels)
-        means = pd.Series(scores(model, test.features[kept])).groupby(test.groups).mean()
-        gaps.append(float(means.max() - means.min()))
-    name = type(make(seed)[-1]).__name__
-    return WithoutColumn(column, name, gaps[0], gaps[1], attributed)
+    kept = train.features.columns.drop(column)
+    refitted = make(seed).fit(train.features[kept], train.labels)
+    before = _mean_score_gap(scores(fitted, test.features), test)
+    after = _mean_score_gap(scores(refitted, test.features[kept]), test)
+    return WithoutColumn(column, type(fitted[-1]).__name__, before, after, attributed)
+
+
+def _mean_score_gap(score: NDArray[np.float64], task: Task) -> float:
+    means = pd.Series(score).groupby(task.groups).mean()
+    return float(means.max() - means.min())

@@ -258,19 +258,24 @@ def fooling_experiment(
     def conditional_of(f: Predict) -> Matrix:
         return conditional_shapley(f, rows, held_out.rows, neighbours=neighbours)
 
-    explainers: dict[str, tuple[Fake, Callable[[Predict], Matrix]]] = {
-        "LIME": (lime_fakes(known.rows), lime_of),
-        "SHAP, k-means": (shap_fakes(centres), lambda f: exact_shapley(f, rows, centres)),
-        "SHAP, real rows": (shap_fakes(sample), lambda f: exact_shapley(f, rows, sample)),
-        "conditional": (shap_fakes(centres), conditional_of),
+    explainers: dict[str, Callable[[Predict], Matrix]] = {
+        "LIME": lime_of,
+        "SHAP, k-means": lambda f: exact_shapley(f, rows, centres),
+        "SHAP, real rows": lambda f: exact_shapley(f, rows, sample),
+        "conditional": conditional_of,
+    }
+    fakes = {
+        "LIME": lime_fakes(known.rows),
+        "SHAP, k-means": shap_fakes(centres),
+        "SHAP, real rows": shap_fakes(sample),
+    }
+    scaffolds = {
+        name: build_scaffold(by_race, by_coin, known.rows, fake, seed=seed)
+        for name, fake in fakes.items()
     }
     tops: list[TopFeature] = []
-    obeyed: dict[str, float] = {}
-    fidelity: dict[str, tuple[float, float]] = {}
-    outcomes = {"honest": _outcome(held_out, honest, n_boot, seed)}
-    rng = np.random.default_rng(seed)
-    for name, (fake, explain) in explainers.items():
-        scaffold = build_scaffold(by_race, by_coin, known.rows, fake, seed=seed)
+    for name, explain in explainers.items():
+        scaffold = scaffolds.get(name, scaffolds["SHAP, k-means"])
         for model, f in (("open", by_race), ("scaffold", scaffold), ("honest", honest)):
             credit = np.abs(explain(f))
             first = top_columns(credit, 1)[:, 0]
@@ -284,14 +289,15 @@ def fooling_experiment(
                     n=n_rows,
                 )
             )
+    obeyed, fidelity = {}, {}
+    outcomes = {"honest": _outcome(held_out, honest, n_boot, seed)}
+    rng = np.random.default_rng(seed)
+    for name, scaffold in scaffolds.items():
         obeyed[name] = float(np.mean(scaffold(held_out.rows) == by_race(held_out.rows)))
         outcomes[f"scaffold, {name}"] = _outcome(held_out, scaffold, n_boot, seed)
-        fidelity[f"scaffold, {name}"] = surrogate_fidelity(
-            scaffold, fake(held_out.rows, rng), held_out.rows
-        )
-        fidelity[f"honest, {name}"] = surrogate_fidelity(
-            honest, fake(held_out.rows, rng), held_out.rows
-        )
+        perturbed = fakes[name](held_out.rows, rng)
+        for model, f in (("scaffold", scaffold), ("honest", honest)):
+            fidelity[f"{model}, {name}"] = surrogate_fidelity(f, perturbed, held_out.rows)
     return FoolingResult(tuple(tops), obeyed, outcomes, fidelity, data.columns)
 
 

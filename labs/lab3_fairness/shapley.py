@@ -218,15 +218,15 @@ def permutation_shapley(
 def _walk(f: Predict, rows: Matrix, background: Matrix, order: NDArray[np.intp]) -> Matrix:
     """What each column adds when it arrives in its row's order, [n, d]."""
     n, d = rows.shape
-    every = np.arange(n)
-    mixed = np.tile(background, (n, 1, 1))
-    before = np.full(n, evaluate(f, background).mean())
+    place = np.argsort(order, axis=1)
     added = np.empty((n, d))
-    for arriving in order.T:
-        mixed[every, :, arriving] = rows[every, arriving][:, None]
-        after = evaluate(f, mixed).mean(axis=1)
-        added[every, arriving] = after - before
-        before = after
+    size = max(1, CELLS // (background.size * (d + 1)))
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        there = place[part, None, None, :] < np.arange(d + 1)[:, None, None]
+        mixed = np.where(there, rows[part, None, None, :], background)
+        steps = np.diff(evaluate(f, mixed).mean(axis=2), axis=1)
+        np.put_along_axis(added[part], order[part], steps, axis=1)
     return added
 
 

@@ -21,7 +21,7 @@ from labs.lab3_fairness.missingness import (
     Missingness,
     chi_square_null,
     groups_of,
-    holm,
+    holm_of_known,
     is_missing,
     missingness_tests,
 )
@@ -237,7 +237,7 @@ def binary_label(table: pd.DataFrame, label: str) -> NDArray[np.int64]:
     """The label column as 0 and 1, int64 of shape [n]; InputError for anything else."""
     others = table[label][~table[label].isin([0, 1])]
     if len(others):
-        raise InputError(f"{label} holds {others.iloc[0]!r} ({len(others)} such rows); use 0 and 1")
+        raise InputError(f"{label} holds {others.iloc[0]} ({len(others)} such rows); use 0 and 1")
     return table[label].to_numpy(dtype=np.int64)
 
 
@@ -286,7 +286,7 @@ def _representation(
             made.append(
                 GroupShare(name, group, count, count / len(values), interval, expected, float(p))
             )
-    corrected = holm([share.p_value for share in made])
+    corrected = holm_of_known([share.p_value for share in made])
     return tuple(
         GroupShare(**{**share.__dict__, "p_value": p}) for share, p in zip(made, corrected)
     )

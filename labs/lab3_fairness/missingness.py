@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
+
+from labs.lab3_fairness.multiple_testing import holm
 
 MISSING = "(missing)"  # the group of those whose sensitive attribute is not known
 
@@ -75,7 +76,7 @@ def missingness_tests(
         rates = {str(group): float(k / size) for group, k, size in zip(names, counts, n)}
         pairs = {str(group): (int(k), int(size)) for group, k, size in zip(names, counts, n)}
         made.append(Missingness(column, name, total, rates, pairs, p, float("nan")))
-    corrected = holm([test.p_value for test in made])
+    corrected = holm_of_known([test.p_value for test in made])
     return tuple(
         Missingness(**{**test.__dict__, "p_corrected": p}) for test, p in zip(made, corrected)
     )
@@ -115,10 +116,10 @@ def chi_square_null(
     return dealt, (1 + int(np.sum(null >= observed * (1 - 1e-12)))) / (1 + draws)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_of_known(p_values: Sequence[float]) -> list[float]:
     """Holm's correction of those that are numbers; NaN stays."""
     values = np.array(p_values, dtype=float)
     known = ~np.isnan(values)
     if known.any():
-        values[known] = multipletests(values[known], method="holm")[1]
+        values[known] = holm(values[known])
     return values.tolist()

@@ -15,7 +15,7 @@ from labs.lab3_fairness.card_numbers import IDENTIFIER
 
 PLACEHOLDER = re.compile(r"\{(metric|fact):([^{}]+)\}")
 RATE = re.compile(r"[.·]\d|,\d{1,2}(?!\d)|,\d{4,}|\d\s*/\s*\d")
-PERCENT = re.compile(r"[%‰٪％]|\bper\s?-?cent\b", re.IGNORECASE)
+PERCENT = re.compile(r"(?:\S+\s?)?(?:[%‰٪％]|\bper\s?-?cent\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def typed_figure(text: str) -> str | None:
     if stray := re.search(r"[{}]\S*", bare):
         return stray.group()
     if percent := PERCENT.search(bare):
-        return bare[max(0, percent.start() - 12) : percent.end()].strip()
+        return percent.group().strip()
     for chunk in IDENTIFIER.sub(" ", bare).split():
         if any(unicodedata.numeric(letter, None) is not None for letter in chunk):
             return chunk

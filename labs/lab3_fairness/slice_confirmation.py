@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from common.errors import InputError, require
 from labs.lab3_fairness.multiple_testing import benjamini_hochberg, holm
 from labs.lab3_fairness.slice_inputs import Floats, Literals, Mask, RowLoss
-from labs.lab3_fairness.slice_redundancy import distinct_slices, gain_over_parents_p
+from labs.lab3_fairness.slice_redundancy import adding_slices, distinct_slices
 from labs.lab3_fairness.slices import SliceTable, larger_mean_p, search_slices, slice_rows
 
 Interval = tuple[float, float]
@@ -148,8 +148,7 @@ def discover(
     if not len(table):
         return Discovery(table, np.empty(0), ())
     adjusted = benjamini_hochberg(table.p_value)
-    kept = np.flatnonzero(adjusted <= fdr)
-    kept = kept[gain_over_parents_p(table)[kept] <= 0.05]
+    kept = adding_slices(table, np.flatnonzero(adjusted <= fdr), level=fdr)
     kept = kept[np.lexsort((-table.effect[kept], table.p_value[kept]))]
     return Discovery(table, adjusted, distinct_slices(table, kept.tolist(), limit=limit))
 

@@ -109,8 +109,8 @@ def search_slices(
 
     References
     ----------
-    Sagadeeva and Boehm: SliceLine, SIGMOD 2021, section 3 (level-wise enumeration).
-    Pastor, de Alfaro, Baralis: Looking for Trouble (DivExplorer), SIGMOD 2021, section 4.
+    Sagadeeva and Boehm: SliceLine, SIGMOD 2021 (level-wise enumeration).
+    Pastor, de Alfaro, Baralis: Looking for Trouble (DivExplorer), SIGMOD 2021.
     """
     require(1 <= max_literals <= 3, "max_literals", max_literals, "must be 1, 2 or 3")
     require(min_rows >= 2, "min_rows", min_rows, "must be >= 2", "try 50")
@@ -219,7 +219,7 @@ def sliceline_score(table: SliceTable, *, alpha: float = 0.95) -> Floats:
 
     References
     ----------
-    Sagadeeva and Boehm: SliceLine, SIGMOD 2021, equation 1.
+    Sagadeeva and Boehm: SliceLine, SIGMOD 2021 (the scoring function).
     """
     require(0 < alpha <= 1, "alpha", alpha, "must be above 0 and at most 1", "try 0.95")
     values = table.loss.values[table.loss.counted]

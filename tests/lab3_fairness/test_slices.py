@@ -179,7 +179,7 @@ def test_another_name_for_the_same_rows_is_named_once():
 
 
 def test_sliceline_prefers_large_slices_as_alpha_falls():
-    """The score of its equation 1, by hand, and its trade of error for size."""
+    """Its score, by hand, and its trade of error for size."""
     features, loss = small(400)
     table = slices.search_slices(slice_inputs.bin_features(features), loss, min_rows=10)
     score = slices.sliceline_score(table, alpha=0.9)

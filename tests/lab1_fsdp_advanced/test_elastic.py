@@ -90,6 +90,27 @@ def test_a_run_that_is_asked_to_stop_saves_first(runs: Runs) -> None:
     assert runs.checkpoints[-1] == "step-00000007"
 
 
+@pytest.mark.slow
+@pytest.mark.multigpu
+def test_gpus_lose_a_rank_and_go_on_and_one_of_them_takes_over(tmp_path: Path) -> None:
+    """NCCL waits for a dead rank for ever: torchrun must end the other, and both start again."""
+    plan = Plan(STEPS, EVERY, device="cuda")
+    whole = losses(run(plan, tmp_path / "whole", procs=2))
+    killed = tmp_path / "killed"
+    faulty = Plan(STEPS, EVERY, kill_rank=1, kill_after=KILLED, device="cuda")
+    done = run(faulty, killed, procs=2, max_restarts=1)
+    cost = recovery(done, killed_at(killed))
+    print(cost)
+    assert losses(done) == pytest.approx(whole, abs=1e-5)
+    assert cost.steps_again == KILLED - cost.resumed_from <= EVERY
+    newest = latest(killed / "checkpoints")
+    assert newest is not None
+    remove(newest)
+    fewer = run(plan, killed, procs=1)
+    assert fewer[0].number == 7
+    assert losses(fewer) == pytest.approx({n: whole[n] for n in (7, 8)}, abs=1e-5)
+
+
 def test_the_cost_is_counted_from_the_steps_of_both_attempts() -> None:
     done = [Step(n, 1.0, at=float(n)) for n in range(1, 6)]
     done += [Step(n, 1.0, at=10.0 + n) for n in range(4, 9)]

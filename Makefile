@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 progress clean \
+.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 progress clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -113,6 +113,9 @@ bench-lab2: $(READY) ## Lab 2: the collection against HNSW of faiss, hnswlib and
 	@# hnswlib has no wheel; without a C++ compiler the benchmark says so and goes on.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt || true
 	@$(BIN)/python -m labs.lab2_vector_db.bench $(RUN_OPTIONS)
+
+bench-lab3: $(READY) ## Lab 3: intervals and nulls of an audit against fairlearn's bootstrap
+	@$(BIN)/python -m labs.lab3_fairness.bench $(RUN_OPTIONS)
 
 clean: ## Remove runs and caches; keeps work/ and .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

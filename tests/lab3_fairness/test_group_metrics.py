@@ -4,10 +4,16 @@ import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score, precision_score
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from common.errors import InputError
 from labs.lab3_fairness.group_metrics import group_metrics
-from labs.lab3_fairness.row_metrics import RATE_METRICS, mean_prediction, selection_rate
+from labs.lab3_fairness.row_metrics import (
+    RATE_METRICS,
+    mean_prediction,
+    selection_rate,
+    true_positive_rate,
+)
 
 FAST = {"n_boot": 100, "n_permutations": 99}
 
@@ -87,6 +93,98 @@ def test_a_group_without_positives_has_no_tpr_and_breaks_nothing():
     assert np.isnan(report.group("true_positive_rate", "none").value)
     gap = report.disparity("true_positive_rate")
     assert np.isfinite([gap.difference, *gap.difference_ci95, gap.p_value]).all()
+    (said,) = [text for text in report.warnings if "true_positive_rate: group 'none'" in text]
+    assert "left out of the gap" in said
+
+
+def test_one_group_with_a_value_has_no_gap_and_not_one_of_zero():
+    """A gap of 0 between one group and nobody would read as parity."""
+    y_true = np.array([0] * 60 + [1, 0] * 30)
+    groups = np.repeat(["none", "some"], 60)
+    report = group_metrics(y_true, np.ones(120, dtype=int), groups, RATE_METRICS, **FAST)
+    gap = report.disparity("true_positive_rate")
+    values = [gap.difference, *gap.difference_ci95, gap.ratio, gap.null_q95, gap.p_value]
+    assert np.isnan(values).all(), values
+    assert "true_positive_rate: fewer than two groups have a value, so there is no gap" in (
+        report.warnings
+    )
+
+
+def test_five_of_five_is_not_reported_as_certain():
+    """The bootstrap of 5 of 5 is 1 to 1 for ever; Wilson's interval goes down to 0.57."""
+    y = np.array([1] * 5 + [1, 0] * 100)
+    y_pred = np.array([1] * 5 + [1, 1, 0, 0] * 50)
+    groups = np.array(["few"] * 5 + ["many"] * 200)
+    report = group_metrics(y, y_pred, groups, {"tpr": true_positive_rate}, **FAST)
+    few = report.group("tpr", "few")
+    assert (few.value, few.interval) == (1, "Wilson")
+    assert few.bootstrap_ci95 == (1, 1)
+    assert few.ci95 == (pytest.approx(0.5655, abs=1e-4), 1)
+    assert "anything from 0.57 to 1.00" in report.warnings[0]
+    gap = report.disparity("tpr")
+    assert 0 < gap.difference_ci95[0] < 0.5 < gap.difference_ci95[1]
+
+
+def test_one_person_is_a_group_with_a_wide_interval():
+    y = np.array([1] + [0, 1] * 50)
+    groups = np.array(["one"] + ["many"] * 100)
+    report = group_metrics(y, y, groups, {"selection": selection_rate}, **FAST)
+    low, high = report.group("selection", "one").ci95
+    assert high - low > 0.7
+
+
+def test_users_who_are_all_alike_borrow_the_spread_of_the_others():
+    """Three users with NDCG 0.5 each: no spread to resample, and no certainty either."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([np.full(3, 0.5), rng.normal(0.4, 0.1, 500)])
+    groups = np.array(["few"] * 3 + ["many"] * 500)
+    report = group_metrics(np.zeros(503), values, groups, {"ndcg": mean_prediction}, **FAST)
+    few = report.group("ndcg", "few")
+    half = 1.96 * 0.1 / np.sqrt(3)
+    assert few.ci95 == (pytest.approx(0.5 - half, abs=0.03), pytest.approx(0.5 + half, abs=0.03))
+    assert "other groups" in few.interval
+    assert report.disparity("ndcg").difference_ci95[0] == 0
+
+
+def test_intervals_of_rows_that_are_all_alike_everywhere_are_not_made_up():
+    groups = np.repeat(["a", "b"], 60)
+    values = np.repeat([0.5, 0.7], 60)
+    report = group_metrics(np.zeros(120), values, groups, {"m": mean_prediction}, **FAST)
+    assert np.isnan(report.group("m", "a").ci95).all()
+    assert "not enough data for an interval" in report.warnings[0]
+
+
+def test_rates_of_two_groups_have_newcombes_difference_and_bootstrap_beside_it(columns):
+    y_true, y_pred, groups = columns
+    two = (groups != "c").to_numpy()
+    args = (y_true[two], y_pred[two], groups[two])
+    gap = group_metrics(*args, {"s": selection_rate}, n_boot=2000).disparity("s")
+    hits = pd.Series(args[1]).groupby(args[2].to_numpy()).agg(["sum", "count"])
+    expected = confint_proportions_2indep(
+        *hits.loc["a"], *hits.loc["b"], method="newcomb", compare="diff"
+    )
+    np.testing.assert_allclose(gap.difference_ci95, expected, atol=1e-9)
+    np.testing.assert_allclose(gap.difference_bootstrap_ci95, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_numbers_of_few_and_of_many_values_are_audited_alike(kind):
+    """Grades 0 to 5 are counted, real numbers are resampled by rows; the intervals agree."""
+    rng = np.random.default_rng(0)
+    grades = rng.integers(0, 6, 600).astype(kind)
+    groups = rng.choice(["a", "b", "c"], 600)
+    zeros = np.zeros(600)
+    options = {"n_boot": 3000, "n_permutations": 1999}
+    counted = group_metrics(zeros, grades, groups, {"m": mean_prediction}, **options)
+    jitter = rng.normal(0, 1e-6, 600)
+    by_rows = group_metrics(zeros, grades + jitter, groups, {"m": mean_prediction}, **options)
+    for group in "abc":
+        one, other = counted.group("m", group), by_rows.group("m", group)
+        np.testing.assert_allclose(one.ci95, other.ci95, atol=0.03)
+    one, other = counted.disparity("m"), by_rows.disparity("m")
+    np.testing.assert_allclose(one.difference_ci95, other.difference_ci95, atol=0.03)
+    np.testing.assert_allclose(one.overall_ci95, other.overall_ci95, atol=0.03)
+    assert one.p_value == pytest.approx(other.p_value, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +197,11 @@ def test_a_group_without_positives_has_no_tpr_and_breaks_nothing():
         ({"metrics": {}}, "at least one metric"),
         ({"n_boot": 0}, "n_boot = 0"),
         ({"n_permutations": 0}, "n_permutations = 0"),
+        ({"y_pred": np.full(900, 0.3)}, "selection: y_pred holds 0.3; use 0 and 1; threshold"),
+        ({"y_true": np.full(900, 2), "metrics": {"t": true_positive_rate}}, "y_true holds 2"),
+        ({"y_pred": np.full(900, 0.3), "metrics": {"a": accuracy_score}}, "compares labels"),
+        ({"y_true": np.full(900, np.nan)}, r"y_true\[0\] = nan"),
+        ({"y_true": np.array([None] * 900, dtype=object)}, r"y_true\[0\] is missing"),
     ],
 )
 def test_bad_arguments_are_refused(columns, change, says):

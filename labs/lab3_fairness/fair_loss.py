@@ -10,7 +10,7 @@ and not for a lambda whose effect nobody can foresee.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common.errors import require
 from common.exercises import exercise
+from labs.lab3_fairness.decisions import Outcome
 from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
 from labs.lab3_fairness.tabular import Task
 
@@ -210,7 +211,9 @@ def fit_fair_network(
     n_gaps = {None: 0, "dp": 1, "eo": 2}[training.constraint]
     multipliers = torch.zeros(n_gaps, device=training.device)
     price = {"target": training.target, "mu": training.mu}
-    losses, gap_path, multiplier_path = [], [], []
+    losses: list[float] = []
+    gap_path: list[list[float]] = []
+    multiplier_path: list[list[float]] = []
     for step in range(training.steps):
         rows: Tensor | slice = slice(None)
         if training.batch is not None:
@@ -241,13 +244,15 @@ def fit_fair_network(
     return FairNetwork(network, *(np.array(path) for path in (losses, gap_path, multiplier_path)))
 
 
-def small_network(n_columns: int, hidden: int, generator: torch.Generator) -> nn.Sequential:
-    """One hidden layer and one logit, initialised from ``generator`` and nothing else."""
-    layers = nn.Sequential(nn.Linear(n_columns, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-    for layer in (layers[0], layers[2]):
+def small_network(
+    n_columns: int, hidden: int, generator: torch.Generator, n_logits: int = 1
+) -> nn.Sequential:
+    """One hidden layer and the logits, initialised from ``generator`` and nothing else."""
+    linear = (nn.Linear(n_columns, hidden), nn.Linear(hidden, n_logits))
+    for layer in linear:
         nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
         nn.init.zeros_(layer.bias)
-    return layers
+    return nn.Sequential(linear[0], nn.ReLU(), linear[1])
 
 
 def as_tensor(columns: NDArray[np.float64], device: str) -> Tensor:
@@ -265,6 +270,26 @@ def fair_network(train: Task, test: Task, *, seed: int, name: str, training: Tra
         return fit_fair_network(x, train.labels, codes, training, seed=seed).logits(x_test) > 0
 
     return timed(name, "none" if training.constraint is None else "in", decide)
+
+
+@dataclass(frozen=True)
+class TargetPoint:
+    """What training asked for, and what came of it on the test rows."""
+
+    target: float
+    outcome: Outcome
+
+
+def target_path(
+    train: Task, test: Task, targets: Sequence[float], training: Training, *, seed: int = 0
+) -> list[TargetPoint]:
+    """Train once for each target gap; ``training`` says everything else."""
+    points = []
+    for target in targets:
+        asked = replace(training, target=target)
+        done = fair_network(train, test, seed=seed, name=f"target {target}", training=asked)
+        points.append(TargetPoint(target, done.outcome(test, seed=seed)))
+    return points
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,15 @@ def design_matrices(train: Task, test: Task) -> tuple[NDArray[np.float64], NDArr
     """
     encoder = logistic_regression()[:-1]
     matrices = (encoder.fit_transform(train.features), encoder.transform(test.features))
-    dense = [m.toarray() if scipy.sparse.issparse(m) else np.asarray(m) for m in matrices]
-    return dense[0], dense[1]
+    columns, test_columns = (scipy.sparse.csr_matrix(matrix).toarray() for matrix in matrices)
+    return columns, test_columns
+
+
+def subsample(task: Task, n: int, *, seed: int = 0) -> Task:
+    """At most ``n`` rows, drawn without replacement."""
+    require(n >= 1, "n", n, "must be >= 1")
+    rng = np.random.default_rng(seed)
+    return task.rows(rng.choice(len(task), size=min(n, len(task)), replace=False))
 
 
 def check_task(task: Task, *, min_rows: int = 2) -> tuple[NDArray[np.intp], tuple[object, ...]]:

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from common.errors import require
+from common.errors import RunError, require
 from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
 from labs.lab3_fairness.scoring import boosting
 from labs.lab3_fairness.tabular import Task
@@ -234,6 +234,8 @@ def best_mixture(
         b_eq=[1.0],
         method="highs-ds",
     )
+    if program.x is None:
+        raise RunError(f"no mixture of {len(errors)} models was found: {program.message}")
     weights = np.clip(program.x[:-1], 0, None)
     return np.asarray(weights / weights.sum())
 
@@ -353,7 +355,7 @@ def grid_search(
 METHODS: dict[str, Method] = {
     name: partial(method, name=name, **options)
     for name, method, options in (
-        ("lagrangian_dp", by_hand, {"constraint": "dp"}),
+        ("lagrangian_dp", by_hand, {"constraint": "dp", "iterations": 10}),
         ("lagrangian_eo", by_hand, {"constraint": "eo"}),
         (
             "lagrangian_dp_boosting",

@@ -118,8 +118,7 @@ def distinct_slices(
     for number in candidates:
         if len(chosen) == limit:
             break
-        own = {tuple(pair) for pair in table.keys[number].tolist()}
-        others = [c for c in chosen if not {tuple(pair) for pair in table.keys[c].tolist()} <= own]
+        others = [c for c in chosen if not _literals(table, c) <= _literals(table, number)]
         left = counted.copy()
         for other in others:
             left &= ~table.rows(other)
@@ -130,6 +129,10 @@ def distinct_slices(
             if p_value <= level:
                 chosen.append(int(number))
     return tuple(chosen)
+
+
+def _literals(table: SliceTable, number: int) -> set[tuple[int, int]]:
+    return {(int(column), int(code)) for column, code in table.keys[number] if column >= 0}
 
 
 def _sums(values: Floats) -> Sums:

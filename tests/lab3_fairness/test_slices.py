@@ -178,6 +178,27 @@ def test_another_name_for_the_same_rows_is_named_once():
     assert len(slice_redundancy.distinct_slices(table, order.tolist())) == 1
 
 
+def test_a_slice_inside_a_chosen_one_can_still_add_to_it():
+    """a = x errs more, and with b = u more again: both are named, the wider one first.
+
+    All rows of the narrower slice lie in the wider one. Tested on the rows outside it, nothing
+    would be left; a parent is what a slice adds to, so it stays in.
+    """
+    rng = np.random.default_rng(0)
+    n = 8000
+    features = pd.DataFrame({name: rng.choice(list("xyuv"), n) for name in ("a", "b", "c")})
+    risk = 0.1 + 0.3 * (features["a"] == "x")
+    risk += 0.1 * ((features["a"] == "x") & (features["b"] == "u"))
+    loss = slice_inputs.RowLoss(
+        "error", (rng.random(n) < risk).astype(float), np.ones(n, dtype=bool)
+    )
+    table = slices.search_slices(slice_inputs.bin_features(features), loss, max_literals=3)
+    kept = slice_redundancy.adding_slices(table, np.flatnonzero(table.p_value < 1e-4))
+    kept = kept[np.argsort(table.p_value[kept])]
+    found = [table.text(k) for k in slice_redundancy.distinct_slices(table, kept.tolist())]
+    assert found == ["a = x", "a = x and b = u"], found
+
+
 def test_sliceline_prefers_large_slices_as_alpha_falls():
     """Its score, by hand, and its trade of error for size."""
     features, loss = small(400)

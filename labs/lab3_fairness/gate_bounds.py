@@ -222,7 +222,8 @@ def rows_needed(
 ) -> RowsNeeded:
     """About how many times the rows would give a verdict with this power.
 
-    All groups grow alike and keep their rates, which for a small group is a guess.
+    All groups grow alike and keep their rates, which for a small group is a guess. The power is
+    that of the worst pair alone: where others are nearly as far apart, ask for more.
 
     Parameters
     ----------

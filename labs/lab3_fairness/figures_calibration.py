@@ -165,6 +165,7 @@ def draw_coverage(result: Coverage) -> Figure:
             edgecolor=colour,
             hatch="////",
         )
+    right.margins(x=0.05)
     left.axvline(1 - result.alpha, color=GREY, linewidth=1, label="promised")
     left.set_yticks(place, [f"{name} (n = {n:,})" for name, n in result.marginal["n"].items()])
     left.invert_yaxis()

@@ -9,6 +9,9 @@ import numpy as np
 from scipy.stats import binom
 
 from common.errors import require
+from labs.lab3_fairness.cell_bootstrap import Cells, gap_null_from_counts
+from labs.lab3_fairness.resampling import GapNull
+from labs.lab3_fairness.row_metrics import selection_rate
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,18 @@ def fair_gaps(
 ) -> tuple[FairGap, ...]:
     """:func:`fair_gap` of every number and size of groups."""
     return tuple(fair_gap(g, size, rate) for g in n_groups for size in sizes)
+
+
+def null_of_fair_data(
+    n_groups: int, size: int, rate: float, *, n_permutations: int = 999, seed: int = 0
+) -> GapNull:
+    """One data set whose groups do not differ, with the permutation null of its gap.
+
+    The null knows neither the rate nor that the data is fair, and its mean is near
+    ``fair_gap(...).expected_gap``.
+    """
+    rng = np.random.default_rng(seed)
+    hits = rng.binomial(size, rate, size=n_groups)
+    no_one = np.zeros(2, dtype=np.int64)
+    cells = Cells(no_one, np.array([0, 1]), np.stack([size - hits, hits], axis=1))
+    return gap_null_from_counts(cells, selection_rate, n_permutations=n_permutations, seed=rng)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from labs.lab3_fairness.gap_bias import fair_gap, fair_gaps
+from labs.lab3_fairness.gap_bias import fair_gap, fair_gaps, null_of_fair_data
 
 
 def test_eight_groups_of_fifty_have_a_gap_of_eighteen_points():
@@ -36,3 +36,10 @@ def test_the_gap_falls_with_size_and_grows_with_the_number_of_groups():
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(InputError, match="must be"):
         fair_gap(*bad)
+
+
+def test_the_permutation_null_finds_that_gap_without_knowing_the_rate():
+    nulls = [null_of_fair_data(8, 50, 0.3, seed=seed) for seed in range(20)]
+    means = [null.mean for null in nulls]
+    assert np.mean(means) == pytest.approx(fair_gap(8, 50, 0.3).expected_gap, rel=0.04)
+    assert np.mean([null.observed for null in nulls]) == pytest.approx(0.184, abs=0.03)

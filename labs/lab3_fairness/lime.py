@@ -65,8 +65,8 @@ def masked(reference: Matrix) -> Perturb:
 def gaussian(background: Matrix) -> Perturb:
     """Every column normal with the background's mean and standard deviation, independently.
 
-    As the ``lime`` package draws for numbers without discretisation; it also draws 0.37 prior
-    convictions. The design is standardised: a coefficient is a slope for one standard deviation.
+    As the ``lime`` package draws for numbers without discretisation; it also draws fractions of
+    a conviction. The design is standardised: a coefficient is a slope for one standard deviation.
     """
     mean, spread = background.mean(axis=0), background.std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)

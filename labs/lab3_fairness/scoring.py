@@ -1,4 +1,4 @@
-"""Scores to decide on: two kinds of model, and honest scores of the rows they were trained on."""
+"""Scores to decide on: models, and honest scores of the rows they were trained on."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ def boosting(seed: int = 0) -> Any:
     """
     trees = HistGradientBoostingClassifier(
         categorical_features="from_dtype", random_state=seed, early_stopping=False
+    )
+    return make_pipeline(FunctionTransformer(_text_as_categories), trees)
+
+
+def tuned_boosting(seed: int = 0) -> Any:
+    """Unfitted: :func:`boosting` with small trees and a low learning rate.
+
+    Chosen by out-of-fold log loss on Adult's training half (0.2774 against 0.2794). Averages over
+    five to twelve settings came to within 0.0003 of it, and their rules were no more accurate.
+    """
+    trees = HistGradientBoostingClassifier(
+        categorical_features="from_dtype",
+        learning_rate=0.05,
+        max_iter=400,
+        max_leaf_nodes=15,
+        min_samples_leaf=8,
+        random_state=seed,
+        early_stopping=False,
     )
     return make_pipeline(FunctionTransformer(_text_as_categories), trees)
 

@@ -19,7 +19,7 @@ from fairlearn.adversarial import AdversarialFairnessClassifier
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from common.errors import require
+from common.errors import RunError, require
 from labs.lab3_fairness.fair_loss import CLIP, as_tensor, small_network
 from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
 from labs.lab3_fairness.tabular import Task
@@ -218,11 +218,17 @@ def fairlearn_adversarial(
 ) -> Mitigated:
     """fairlearn's ``AdversarialFairnessClassifier`` on torch, with networks made here.
 
-    Two things to know of version 0.15. ``random_state`` does not reach torch: the backend seeds
+    Three things to know of version 0.15. ``random_state`` does not reach torch: the backend seeds
     it with ``int(u)`` for a u between 0 and 1, which is 0 whatever the state, and torch's
     global generator with it. So the networks are initialised here, the rows shuffled here, and
-    the global generator is put back. And its projection
-    is :func:`summed_inner_products`.
+    the global generator is put back. And its projection is :func:`summed_inner_products`, which
+    divides by ``norm + 1e-308``: in float32 that is 0 / 0 as soon as a weight has no gradient,
+    such as behind an adversary whose ReLUs are all dead. Hence the leaky ones here.
+
+    Raises
+    ------
+    RunError
+        When its weights became NaN all the same.
     """
     codes, groups = check_task(train)
     require(len(groups) == 2, "groups", len(groups), "must be two: one logit for the adversary")
@@ -232,7 +238,13 @@ def fairlearn_adversarial(
         model = fairlearn_model(x.shape[1], duel, seed)
         order = np.random.default_rng(seed).permutation(len(codes))
         with torch.random.fork_rng(devices=[]):
-            model.fit(x[order], train.labels[order], sensitive_features=codes[order])
+            try:
+                model.fit(x[order], train.labels[order], sensitive_features=codes[order])
+            except RuntimeError as error:
+                raise RunError(
+                    f"{name} with seed {seed} diverged ({error}); try another seed or a smaller "
+                    f"alpha than {duel.alpha}"
+                ) from error
         return np.asarray(model.predict(x_test)).ravel()
 
     return timed(name, "in", decide)
@@ -244,6 +256,7 @@ def fairlearn_model(n_columns: int, duel: Duel, seed: int) -> AdversarialFairnes
     seen = {"dp": 1, "eo": 2}[duel.constraint]
     predictor = small_network(n_columns, duel.hidden, generator).append(nn.Sigmoid())
     adversary = small_network(seen, duel.adversary_hidden, generator).append(nn.Sigmoid())
+    adversary[1] = nn.LeakyReLU()
     return AdversarialFairnessClassifier(
         backend="torch",
         predictor_model=predictor,

@@ -248,7 +248,8 @@ def small_network(
     n_columns: int, hidden: int, generator: torch.Generator, n_logits: int = 1
 ) -> nn.Sequential:
     """One hidden layer and the logits, initialised from ``generator`` and nothing else."""
-    linear = (nn.Linear(n_columns, hidden), nn.Linear(hidden, n_logits))
+    # nn.Linear would draw weights from the global generator first, and move it.
+    linear = [nn.utils.skip_init(nn.Linear, *s) for s in ((n_columns, hidden), (hidden, n_logits))]
     for layer in linear:
         nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
         nn.init.zeros_(layer.bias)

@@ -128,10 +128,10 @@ def design_matrices(train: Task, test: Task) -> tuple[NDArray[np.float64], NDArr
 
 
 def subsample(task: Task, n: int, *, seed: int = 0) -> Task:
-    """At most ``n`` rows, drawn without replacement."""
+    """At most ``n`` rows, drawn without replacement and left in their order."""
     require(n >= 1, "n", n, "must be >= 1")
     rng = np.random.default_rng(seed)
-    return task.rows(rng.choice(len(task), size=min(n, len(task)), replace=False))
+    return task.rows(np.sort(rng.choice(len(task), size=min(n, len(task)), replace=False)))
 
 
 def check_task(task: Task, *, min_rows: int = 2) -> tuple[NDArray[np.intp], tuple[object, ...]]:

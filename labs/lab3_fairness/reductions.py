@@ -365,6 +365,5 @@ METHODS: dict[str, Method] = {
         ("exponentiated_gradient_dp", exponentiated_gradient, {"constraint": "dp"}),
         ("exponentiated_gradient_eo", exponentiated_gradient, {"constraint": "eo"}),
         ("grid_search_dp", grid_search, {"constraint": "dp"}),
-        ("grid_search_eo", grid_search, {"constraint": "eo"}),
     )
 }

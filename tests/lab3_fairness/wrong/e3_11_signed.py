@@ -1,0 +1,18 @@
+"""The first group minus the last, with its sign: the reverse disparity is rewarded."""
+
+import torch
+
+
+def soft_gaps(logits, labels, codes, *, constraint, temperature=0.1):
+    decisions = torch.sigmoid(logits / temperature)
+    everybody = torch.ones_like(labels, dtype=torch.bool)
+    counted = [labels == 0, labels == 1] if constraint == "eo" else [everybody]
+    gaps = []
+    for rows in counted:
+        members = [rows & (codes == code) for code in codes[rows].unique()]
+        rates = [decisions[group].mean() for group in members]
+        if len(rates) >= 2:
+            gaps.append(rates[0] - rates[-1])
+        else:
+            gaps.append(logits.new_full((), float("nan")))
+    return torch.stack(gaps)

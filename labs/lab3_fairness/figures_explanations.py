@@ -77,15 +77,14 @@ def draw_lime_spread(comparison: Comparison) -> Figure:
     for width, part in comparison.settings.groupby("kernel_width"):
         level = part["mean_coefficient"].iloc[-1]
         label = f"kernel width {width:g}, mean |coefficient| {level:.2g}"
-        right.plot(part["n_samples"], part["top3_agreement"], "o-", label=label)
+        right.plot(part["n_samples"], part["spread"], "o-", label=label)
     right.set_xscale("log")
     sizes = sorted(comparison.settings["n_samples"].unique())
     right.set_xticks(sizes, [f"{size:,}" for size in sizes])
     right.minorticks_off()
-    right.set_ylim(0, 1.25)
-    right.set_yticks(np.linspace(0, 1, 6))
+    right.set_yscale("log")
     right.set_xlabel("neighbours a row")
-    right.set_ylabel("pairs of seeds with the same top three (share)")
+    right.set_ylabel("spread between seeds (probability, mean over cells)")
     right.legend(fontsize=8)
     figure.tight_layout()
     return figure

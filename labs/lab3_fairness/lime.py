@@ -22,6 +22,8 @@ from common.errors import InputError, require
 from labs.lab3_fairness.attribution import Matrix, Predict, Vector, checked_rows
 from labs.lab3_fairness.explanation_checks import seed_spread
 
+LEAST_WEIGHT = 1e-9  # of all neighbours together; below it the ridge alone decides
+
 
 @dataclass(frozen=True)
 class Neighbourhood:
@@ -101,7 +103,7 @@ def weighted_ridge(design: Matrix, outputs: Vector, weights: Vector, alpha: floa
     """
     require(alpha > 0, "alpha", alpha, "must be > 0", "try 1.0")
     total = weights.sum()
-    require(total > 1e-9, "sum of weights", float(total), "must be > 0", "widen the kernel")
+    require(total > 0, "sum of weights", float(total), "must be > 0", "widen the kernel")
     x = design - weights @ design / total
     y = outputs - weights @ outputs / total
     gram = (x * weights[:, None]).T @ x + alpha * np.eye(design.shape[1])
@@ -139,6 +141,14 @@ def lime(
     Returns
     -------
     float64 array of shape [n, d]
+        NaN for a row to which no neighbour is near: :func:`gaussian` draws around the mean, and
+        somebody with 38 prior convictions is far from it. The ``lime`` package returns numbers
+        near 0 there, with a ranking.
+
+    Raises
+    ------
+    InputError
+        When no row has a neighbour, or for a setting that cannot work.
 
     References
     ----------
@@ -150,12 +160,14 @@ def lime(
     rng = np.random.default_rng(seed)
     around = [perturb(row, n_samples, rng) for row in explained]
     outputs = np.asarray(f(np.concatenate([each.rows for each in around])))
-    return np.stack(
-        [
-            weighted_ridge(each.design, y, kernel(each.distance, width), alpha)
-            for each, y in zip(around, outputs.reshape(len(around), n_samples))
-        ]
-    )
+    found = np.full(explained.shape, np.nan)
+    weights = [kernel(each.distance, width) for each in around]
+    heaviest = max(float(each.sum()) for each in weights)
+    require(heaviest > LEAST_WEIGHT, "kernel_width", width, "gives no neighbour weight", "widen it")
+    for number, y in enumerate(outputs.reshape(len(around), n_samples)):
+        if weights[number].sum() > LEAST_WEIGHT:
+            found[number] = weighted_ridge(around[number].design, y, weights[number], alpha)
+    return found
 
 
 def captum_lime(

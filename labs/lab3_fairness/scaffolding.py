@@ -162,7 +162,8 @@ def surrogate_fidelity(f: Predict, perturbed: Matrix, real: Matrix) -> tuple[flo
 class TopFeature:
     """How often an explainer names race, or the random column, as the top feature of a row.
 
-    ``race_credit`` is race's part of all absolute credit, mean over the rows.
+    ``race_credit`` is race's part of all absolute credit, mean over the rows. ``n`` counts the
+    rows that have an explanation; LIME has none for people far from everybody.
     """
 
     explainer: str
@@ -278,6 +279,7 @@ def fooling_experiment(
         scaffold = scaffolds.get(name, scaffolds["SHAP, k-means"])
         for model, f in (("open", by_race), ("scaffold", scaffold), ("honest", honest)):
             credit = np.abs(explain(f))
+            credit = credit[np.isfinite(credit).all(axis=1)]
             first = top_columns(credit, 1)[:, 0]
             tops.append(
                 TopFeature(
@@ -286,7 +288,7 @@ def fooling_experiment(
                     race=float(np.mean(first == race)),
                     unrelated=float(np.mean(first == unrelated)),
                     race_credit=float(np.mean(credit[:, race] / credit.sum(axis=1))),
-                    n=n_rows,
+                    n=len(credit),
                 )
             )
     obeyed, fidelity = {}, {}

@@ -127,6 +127,13 @@ def test_other_groups_and_too_many_rows_are_refused(task):
         sc.surrogate_fidelity(lambda x: np.zeros(len(x)), np.eye(8), np.eye(8))
 
 
+def test_people_that_lime_cannot_explain_are_not_counted(task):
+    """With this seed somebody has so many convictions that no neighbour of LIME is near."""
+    found = sc.fooling_experiment(task, n_rows=100, n_samples=50, n_boot=10, seed=3)
+    assert found.top("LIME", "open").n < 100
+    assert found.top("SHAP, k-means", "open").n == 100
+
+
 def test_an_unknown_explainer_is_refused(result):
     with pytest.raises(InputError, match="no 'LIMA' of 'open'"):
         result.top("LIMA", "open")

@@ -84,7 +84,7 @@ def draw_lime_spread(comparison: Comparison) -> Figure:
     right.minorticks_off()
     right.set_yscale("log")
     right.set_xlabel("neighbours a row")
-    right.set_ylabel("spread between seeds (probability, mean over cells)")
+    right.set_ylabel("mean spread between seeds (probability)")
     right.legend(fontsize=8)
     figure.tight_layout()
     return figure

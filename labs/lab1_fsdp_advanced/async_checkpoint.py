@@ -23,12 +23,17 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
+from torch.torch_version import TorchVersion
 from torch.utils._pytree import tree_leaves
 
 from labs.lab1_fsdp_advanced import checkpoint
 from labs.lab1_fsdp_advanced.agreement import on_main, together
 from labs.lab1_fsdp_advanced.checkpoint import Draft
 from labs.lab1_fsdp_advanced.checkpoint_files import COPY_AHEAD
+
+REUSABLE = TorchVersion(torch.__version__) >= "2.13"
+"""torch 2.11 empties a stager after its first use, and the second fails with a KeyError: there each
+save gets a new one, and pins its memory again."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ class Saver:
 
     def _start(self, draft: Draft, began: float) -> None:
         on_gpu = any(leaf.is_cuda for leaf in tree_leaves(draft.state) if isinstance(leaf, Tensor))
-        if self._stager is None:
+        if self._stager is None or not REUSABLE:
             options = StagingOptions(
                 use_pinned_memory=on_gpu,
                 use_shared_memory=False,

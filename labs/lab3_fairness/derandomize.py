@@ -66,7 +66,7 @@ class BandRule:
             above, between = values[rows] > band.top, values[rows] > band.low
             out[rows] = above | (between & (values[rows] <= band.high))
         if np.isnan(out).any():
-            unknown = members[np.isnan(out)][0]
+            unknown = members[np.isnan(out)].tolist()[0]
             raise InputError(f"group {unknown!r} has no band; known: {list(self.bands)}")
         return out
 

@@ -57,7 +57,7 @@ class GroupThresholds:
             rows = members == group
             out[rows] = rule.positive(values[rows])
         if np.isnan(out).any():
-            unknown = members[np.isnan(out)][0]
+            unknown = members[np.isnan(out)].tolist()[0]
             raise InputError(f"group {unknown!r} has no threshold; known: {list(self.rules)}")
         return out
 

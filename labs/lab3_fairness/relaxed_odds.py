@@ -55,7 +55,7 @@ class ScoreBins:
             where[rows] = code
             bins[rows] = np.searchsorted(self.edges[code], values[rows], side="right")
         if (where < 0).any():
-            unknown = members[where < 0][0]
+            unknown = members[where < 0].tolist()[0]
             raise InputError(f"group {unknown!r} was not in the validation rows {self.groups}")
         return where, bins
 

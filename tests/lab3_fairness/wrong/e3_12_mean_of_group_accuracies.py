@@ -1,0 +1,26 @@
+"""Every group counts alike in the objective, whatever its size."""
+
+import numpy as np
+
+
+def relaxed_odds_program(positives, negatives, *, dp_bound, eo_bound):
+    n_groups, n_bins = positives.shape
+    sizes = (positives + negatives).sum(axis=1, keepdims=True)
+    gain = ((positives - negatives) / sizes / n_groups).ravel()
+    constant = float((negatives.sum(axis=1) / sizes[:, 0]).mean())
+    selected = positives + negatives
+    rates = (
+        (selected / selected.sum(axis=1, keepdims=True), dp_bound),
+        (positives / positives.sum(axis=1, keepdims=True), eo_bound),
+        (negatives / negatives.sum(axis=1, keepdims=True), eo_bound),
+    )
+    rows, limits = [], []
+    for shares, bound in rates:
+        for high in range(n_groups):
+            for low in range(n_groups):
+                if high != low:
+                    row = np.zeros((n_groups, n_bins))
+                    row[high], row[low] = shares[high], -shares[low]
+                    rows.append(row.ravel())
+                    limits.append(bound)
+    return LinearProgram(constant, gain, np.array(rows), np.array(limits))

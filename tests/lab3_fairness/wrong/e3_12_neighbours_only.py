@@ -1,0 +1,26 @@
+"""Only neighbouring groups are compared: the first and the last may drift apart."""
+
+import numpy as np
+
+
+def relaxed_odds_program(positives, negatives, *, dp_bound, eo_bound):
+    n_groups, n_bins = positives.shape
+    everybody = float(positives.sum() + negatives.sum())
+    gain = ((positives - negatives) / everybody).ravel()
+    constant = float(negatives.sum()) / everybody
+    selected = positives + negatives
+    rates = (
+        (selected / selected.sum(axis=1, keepdims=True), dp_bound),
+        (positives / positives.sum(axis=1, keepdims=True), eo_bound),
+        (negatives / negatives.sum(axis=1, keepdims=True), eo_bound),
+    )
+    rows, limits = [], []
+    for shares, bound in rates:
+        for high in range(n_groups):
+            for low in range(n_groups):
+                if abs(high - low) == 1:
+                    row = np.zeros((n_groups, n_bins))
+                    row[high], row[low] = shares[high], -shares[low]
+                    rows.append(row.ravel())
+                    limits.append(bound)
+    return LinearProgram(constant, gain, np.array(rows), np.array(limits))

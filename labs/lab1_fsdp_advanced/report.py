@@ -210,8 +210,7 @@ def large(run: Run, trained: dict[str, Any], ways: Sequence[Parallelism]) -> Non
     run.results.metrics["full.mfu"] = run.results.metrics[f"{area}.mfu"]
     if "peak" in result["bytes"]:
         run.metric("full.peak_gpu_gib", result["bytes"]["peak"] / GIB, unit="GiB")
-    if after >= before:
-        run.unmeasured("L1.billion", f"the loss did not fall: {before:.3f} to {after:.3f}")
+    run.metric("full.loss_fell", before - after, unit="nats/token", how=held_out)
 
 
 def variants(run: Run, job: Job, kinds: Mapping[str, Parallelism], found: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Bench:
     n_boot: int = 1000
     """Bootstrap replicates of both, and shuffles of the null that only the audit has."""
     repetitions: int = 3
-    """Timings of each, taken in turn, each with its own seed."""
+    """Timings of each, taken in turn, each with its own seed; fairlearn takes minutes a time."""
     seeds: int = 200
     """Bootstraps of cells whose scatter is the Monte Carlo error of an interval's end."""
 
@@ -63,7 +63,7 @@ class Bench:
 SCALES = {
     "smoke": Bench(n_boot=5, repetitions=2, seeds=20),
     "standard": Bench(),
-    "full": Bench(repetitions=10),
+    "full": Bench(repetitions=5),
 }
 
 

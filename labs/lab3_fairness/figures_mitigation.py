@@ -79,12 +79,13 @@ def draw_batch_gaps(gaps: Sequence[BatchGap], whole: float) -> Figure:
                 f"{gap.undefined:.1%} without\na comparison",
                 (gap.batch, gap.mean),
                 textcoords="offset points",
-                xytext=(10, -6),
+                xytext=(8, 2),
                 fontsize="small",
             )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set(xlabel="rows in a batch", ylabel="estimated gap", ylim=(0, None))
+    top = 1.15 * max([whole, *(gap.mean for gap in gaps)])
+    axes.set(xlabel="rows in a batch", ylabel="estimated gap", ylim=(0, top))
     axes.legend()
     return figure
 

@@ -125,6 +125,10 @@ def unverified_numbers(card: ModelCard, results: RunResults, words: Words) -> li
     numbers = [each for metric in results.metrics.values() for each in metric.numbers()]
     numbers += [formatted(each.rows) for each in results.data]
     literal = ["95 %", *results.metrics, *results.unmeasured, *results.unmeasured.values()]
+    # A row is called by its metric's name, in words: "lime 500, spread".
+    literal += [
+        _words_of(name.partition(".")[2]) for name in (*results.metrics, *results.unmeasured)
+    ]
     literal += [value for _, value in _provenance(results)]
     for each in results.data:
         literal += [each.name, each.source, each.sha256]

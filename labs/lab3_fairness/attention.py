@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import InputError, require
 from labs.lab3_fairness.attribution import Matrix, Predict, Vector
 
-BATCH = 4096  # rows evaluated at once
+BATCH = 256  # rows evaluated at once
 
 
 class ColumnTokens(nn.Module):

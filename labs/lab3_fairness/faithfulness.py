@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from common.errors import InputError, require
 from common.exercises import exercise
@@ -292,3 +293,16 @@ def max_sensitivity(
     size = np.linalg.norm(own, axis=1)
     require(bool((size > 0).all()), "credits of a row", 0.0, "must not all be 0", "leave it out")
     return np.asarray(change.max(axis=0) / size)
+
+
+def row_rank_correlation(values: Matrix, judge: Matrix) -> Vector:
+    """Spearman's correlation of the absolute values within each row, [n].
+
+    NaN for a row in which one of the two has no ranking.
+    """
+    if values.shape != judge.shape:
+        raise InputError(f"values {values.shape} and judge {judge.shape} must be alike")
+    ranks = [rankdata(np.abs(each), axis=1) for each in (values, judge)]
+    a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
+    norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)

@@ -1,0 +1,9 @@
+"""Promises that are too large and too small cancel."""
+
+import numpy as np
+
+
+def infidelity(f, rows, values, replaced, background):
+    lost = evaluate(f, np.asarray(rows, float)) - outputs_without(f, rows, background, replaced)
+    promised = (replaced * values).sum(axis=-1)
+    return np.asarray((promised - lost).mean(axis=0))

@@ -147,7 +147,10 @@ def decide_by_hash(positive: ArrayLike, features: pd.DataFrame, salt: str) -> Ar
     chances = np.asarray(positive, dtype=float)
     if chances.shape != (len(features),):
         raise InputError(f"positive {chances.shape} must be [{len(features)}], one a row")
-    return (hashed_coin(features, salt) < chances).astype(float)
+    decided = (chances >= 1).astype(float)
+    loose = np.flatnonzero((chances > 0) & (chances < 1))
+    decided[loose] = hashed_coin(features.iloc[loose], salt) < chances[loose]
+    return decided
 
 
 def rounded(rule: BinnedRule) -> BinnedRule:

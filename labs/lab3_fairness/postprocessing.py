@@ -21,6 +21,8 @@ from labs.lab3_fairness.row_metrics import group_codes
 Array = NDArray[np.float64]
 GRID = 1000  # points of the common rate that are tried; fairlearn's default
 
+Constraint = Literal["demographic_parity", "equalized_odds"]
+
 
 @dataclass(frozen=True)
 class GroupMixture:
@@ -241,7 +243,7 @@ def fairlearn_positive(
     groups: ArrayLike,
     new_scores: ArrayLike,
     new_groups: ArrayLike,
-    constraint: Literal["demographic_parity", "equalized_odds"],
+    constraint: Constraint,
 ) -> Array:
     """P(Ŷ=1) of new rows by fairlearn's ``ThresholdOptimizer`` fitted on validation scores.
 

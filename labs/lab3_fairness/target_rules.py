@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ class ScoredRows:
 
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
-    groups: NDArray[np.object_]
+    groups: NDArray[Any]
 
     def __post_init__(self) -> None:
         if not len(self.scores) == len(self.labels) == len(self.groups):
@@ -191,7 +192,7 @@ def rehearse(
     """
     require(repeats >= 1, "repeats", repeats, "must be >= 1", "try 100")
     codes, _ = group_codes(validation.groups, len(validation.labels))
-    numbered = ScoredRows(validation.scores, validation.labels, codes.astype(object))
+    numbered = ScoredRows(validation.scores, validation.labels, codes)
     results = np.empty((4, repeats))
     for number in range(repeats):
         order = np.random.default_rng([seed, number]).permutation(len(codes))

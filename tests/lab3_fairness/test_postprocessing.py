@@ -66,7 +66,7 @@ def test_the_known_numbers_on_adult_are_one_toss_of_the_coin(adult, constraint, 
     train, seen, test, unseen = adult
     rule = BY_HAND[constraint](seen, train.labels, train.groups)
     chances = rule.positive(unseen, test.groups)
-    tossed = chances >= np.random.RandomState(0).rand(len(chances))  # noqa: NPY002
+    tossed = chances >= np.random.RandomState(0).rand(len(chances))
     found = outcome(test.labels, tossed, test.groups, n_boot=1)
     numbers = (found.accuracy, found.dp_diff, found.eo_diff)
     assert numbers == pytest.approx(known, abs=6e-5), numbers

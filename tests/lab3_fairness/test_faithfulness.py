@@ -186,9 +186,9 @@ def test_captum_finds_the_same_max_sensitivity():
         return x**2
 
     library = sensitivity_max(
-        lambda x: x[0] ** 2,
+        lambda x: (x[0] ** 2,),
         torch.from_numpy(rows),
-        perturb_func=lambda x, _: torch.from_numpy(near.transpose(1, 0, 2).reshape(-1, 3)),
+        perturb_func=lambda *_: (torch.from_numpy(near.transpose(1, 0, 2).reshape(-1, 3)),),
         n_perturb_samples=6,
     )
     assert library.numpy() == pytest.approx(ff.max_sensitivity(explain, rows, near))

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
 from labs.lab3_fairness.decisions import Outcome, outcome
-from labs.lab3_fairness.mitigation import Mitigated
+from labs.lab3_fairness.mitigation import Mitigated, timed
+from labs.lab3_fairness.postprocessing import Constraint, fairlearn_positive
 from labs.lab3_fairness.relaxed_odds import Array, ScoreBins, monotone_relaxed_odds, score_bins
 from labs.lab3_fairness.resampling import percentile_interval
 from labs.lab3_fairness.row_metrics import group_codes
@@ -260,3 +261,28 @@ def _measure(sums: Array, column: int) -> Array:
 
 def _bins(rows: ScoredRows, n_bins: int) -> ScoreBins:
     return score_bins(rows.scores, rows.labels, rows.groups, n_bins=n_bins)
+
+
+def fairlearn_rules(validation: ScoredRows, test: ScoredRows) -> list[Mitigated]:
+    """fairlearn's ``ThresholdOptimizer`` on the same scores, for both constraints."""
+
+    def rule(name: str, constraint: Constraint) -> Mitigated:
+        return timed(
+            name,
+            "post",
+            lambda: fairlearn_positive(
+                validation.scores,
+                validation.labels,
+                validation.groups,
+                test.scores,
+                test.groups,
+                constraint,
+            ),
+            randomised=True,
+            needs_group=True,
+        )
+
+    return [
+        rule("threshold_optimizer_dp", "demographic_parity"),
+        rule("threshold_optimizer_eo", "equalized_odds"),
+    ]

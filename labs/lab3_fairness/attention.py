@@ -251,7 +251,7 @@ def looks_away(column: int, strength: float = 1.0) -> Callable[[Trace], Tensor]:
 
     References
     ----------
-    Pruthi et al.: Learning to Deceive with Attention-Based Explanations, ACL 2020, equation 2.
+    Pruthi et al.: Learning to Deceive with Attention-Based Explanations, ACL 2020, section 3.
     """
 
     def penalty(trace: Trace) -> Tensor:
@@ -315,7 +315,7 @@ def value_weighted_attention(model: ColumnTransformer, rows: Matrix) -> Matrix:
 
     References
     ----------
-    Kobayashi et al.: Attention is Not Only a Weight, EMNLP 2020, equation 5.
+    Kobayashi et al.: Attention is Not Only a Weight, EMNLP 2020.
     """
     with torch.no_grad():
         trace = model.trace(model.tokens(as_tensor(model, rows)))

@@ -128,7 +128,7 @@ def sensitivity_n(
 
     References
     ----------
-    Ancona et al.: Towards better understanding of gradient-based attribution methods, 2018, eq. 4.
+    Ancona et al.: Towards better understanding of gradient-based attribution methods, 2018 (sensitivity-n).
     """
     lost = evaluate(f, np.asarray(rows, float)) - outputs_without(f, rows, background, replaced)
     promised = (replaced * values).sum(axis=-1)
@@ -286,7 +286,7 @@ def max_sensitivity(
 
     References
     ----------
-    Yeh et al., 2019, definition 2.2, relative as in captum.
+    Yeh et al., 2019, section 3; relative as in captum.
     """
     own = explain(rows)
     change = np.stack([np.linalg.norm(explain(each) - own, axis=1) for each in perturbed])

@@ -128,7 +128,7 @@ def sensitivity_n(
 
     References
     ----------
-    Ancona et al.: Towards better understanding of gradient-based attribution methods, 2018 (sensitivity-n).
+    Ancona et al.: Towards better understanding of gradient-based attribution methods, ICLR 2018.
     """
     lost = evaluate(f, np.asarray(rows, float)) - outputs_without(f, rows, background, replaced)
     promised = (replaced * values).sum(axis=-1)

@@ -114,7 +114,7 @@ def fairness(c: Context) -> None:
             gap.difference_ci95,
             (
                 f"{gap.highest} minus {gap.lowest}, the largest gap: "
-                "never below 0 and biased upward; the p-value says whether there is one"
+                "the gap itself is biased upward; the p-value says whether there is one"
             ),
         )
         if len(report.groups) == 2:

@@ -29,6 +29,8 @@ def story(run: Run, config: Config) -> None:
         model.mitigate(run, config, adult)
     with run.stage("Explain, and test the explanations", key="explanations"):
         model.explain(run, config, adult)
+    with run.stage("Take away what the explanation names; and attention", key="faithfulness"):
+        model.look_inside(run, config, adult)
     with run.stage("Calibration and uncertainty by group", key="calibration"):
         model.calibration(run, config, adult)
     with run.stage("Rankings: exposure and its price", key="ranking"):

@@ -222,8 +222,9 @@ def fairlearn_adversarial(
     it with ``int(u)`` for a u between 0 and 1, which is 0 whatever the state, and torch's
     global generator with it. So the networks are initialised here, the rows shuffled here, and
     the global generator is put back. And its projection is :func:`summed_inner_products`, which
-    divides by ``norm + 1e-308``: in float32 that is 0 / 0 as soon as a weight has no gradient,
-    such as behind an adversary whose ReLUs are all dead. Hence the leaky ones here.
+    divides by ``norm + 1e-308``: in float32 that is 0 / 0 for a weight without a gradient, such as
+    behind an adversary whose ReLUs are all dead. Weights became NaN in one run, for which that is
+    the likely cause; hence the leaky ones here.
 
     Raises
     ------

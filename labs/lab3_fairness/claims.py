@@ -13,7 +13,7 @@ def _claim(
     return Claim(f"L3.{name}", text, metric=metric, op=op, target=target)
 
 
-EO, DP = 0.860, 0.849  # accuracies at which the gaps are closed
+EO, DP, JOINT = 0.860, 0.849, 0.84  # accuracies at which the gaps are closed
 
 CLAIMS = (
     _claim(
@@ -109,7 +109,14 @@ CLAIMS = (
     ),
     _claim(
         "eo_deterministic",
-        "Adult: EO difference <= .015 by a deterministic rule, at this accuracy",
+        "Adult: EO difference <= .015 by a rule without a coin (a hash), at this accuracy",
+        "target.eo_hashed_accuracy",
+        ">=",
+        EO,
+    ),
+    _claim(
+        "eo_bands",
+        "Adult: EO difference <= .015 by a rule that can be read (bands), at this accuracy",
         "target.eo_bands_accuracy",
         ">=",
         EO,
@@ -123,10 +130,17 @@ CLAIMS = (
     ),
     _claim(
         "dp_deterministic",
-        "Adult: DP difference <= .010 by a deterministic rule, at this accuracy",
+        "Adult: DP difference <= .010 by a deterministic rule (thresholds), at this accuracy",
         "target.dp_bands_accuracy",
         ">=",
         DP,
+    ),
+    _claim(
+        "joint",
+        "Adult: DP difference <= .05 and EO difference <= .10 together, at this accuracy",
+        "target.joint_programme_accuracy",
+        ">=",
+        JOINT,
     ),
     _claim(
         "frontier",
@@ -148,6 +162,20 @@ CLAIMS = (
         "gap.unexplained",
         "<",
         1e-9,
+    ),
+    _claim(
+        "faithful",
+        "exact Shapley values of a linear model keep every promise: their infidelity is 0",
+        "explanations.linear_shapley_infidelity",
+        "<",
+        1e-12,
+    ),
+    _claim(
+        "attention",
+        "attention ranks columns as their ablation does less well than integrated gradients do",
+        "explanations.ig_minus_attention",
+        ">",
+        0,
     ),
     _claim(
         "multicalibration",
@@ -175,9 +203,12 @@ CLAIMS = (
 FULL_DATA = (
     "L3.eo_randomised",
     "L3.eo_deterministic",
+    "L3.eo_bands",
     "L3.dp_randomised",
     "L3.dp_deterministic",
+    "L3.joint",
     "L3.frontier",
+    "L3.attention",
     "L3.multicalibration",
     "L3.conformal",
 )

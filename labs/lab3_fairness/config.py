@@ -23,7 +23,7 @@ class Config:
     """Rows of Adult's training half that are used, and half as many of its test half; 0: all."""
     folds: int = 5
     """Models that give the training rows their out-of-fold scores."""
-    rehearsals: int = 100
+    rehearsals: int = 40
     """Trials of a decision rule on halves of the validation rows, before it is tried on the test
     rows."""
     seeds: int = 3

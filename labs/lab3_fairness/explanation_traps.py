@@ -65,6 +65,25 @@ def an_explained_model_can_know_that_it_is_explained() -> Trap:
     )
 
 
+def attention_looks_away_from_what_decides() -> Trap:
+    """A transformer whose label is one column, trained to keep its attention off that column."""
+    from labs.lab3_fairness.attention_study import planted_attention
+
+    result = planted_attention(0.3)
+    place = result.columns.index("group")
+    return Trap(
+        "The model hardly looks at the group",
+        wrong=("last-layer attention of CLS to group, mean", float(result.attention[place])),
+        right=("share of group in the effect of ablation", float(result.shares["ablation"][place])),
+        why="The label is the group, nothing else in the rows says anything, and the model is "
+        f"right for {result.accuracy:.0%} of fresh rows. A penalty on attention to the group cost "
+        "nothing: in the first layer the other tokens copy it, and CLS reads it from them. Rollout "
+        f"gives the group {result.shares['attention rollout'][place]:.0%}. Attention weights say "
+        "where a layer reads, not which column the information came from. Replace the column and "
+        "ask again.",
+    )
+
+
 def coverage_is_a_promise_about_everybody_together() -> Trap:
     """Adult: split conformal sets that hold the truth for 90 % of all."""
     from labs.lab3_fairness.calibration_study import cover_adult
@@ -87,5 +106,6 @@ def coverage_is_a_promise_about_everybody_together() -> Trap:
 TRAPS = (
     the_masker_keeps_a_hundred_rows,
     an_explained_model_can_know_that_it_is_explained,
+    attention_looks_away_from_what_decides,
     coverage_is_a_promise_about_everybody_together,
 )

@@ -24,8 +24,7 @@ from labs.lab3_fairness.faithfulness import (
 )
 from labs.lab3_fairness.lime import lime, masked
 from labs.lab3_fairness.scoring import boosting, logistic_regression
-from labs.lab3_fairness.shapley import _source_columns as source_columns
-from labs.lab3_fairness.shapley import logistic_shapley, permutation_shapley
+from labs.lab3_fairness.shapley import logistic_shapley, permutation_shapley, source_columns
 from labs.lab3_fairness.tabular import Task
 
 Interval = tuple[float, float]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,6 +144,25 @@ def explain(run: Run, config: Config, adult: Adult) -> None:
             seed=run.seed,
         ),
     )
+
+
+def look_inside(run: Run, config: Config, adult: Adult) -> None:
+    """What deleting columns says of every explanation, and what attention says of anything."""
+    from labs.lab3_fairness import report_explanations as report
+    from labs.lab3_fairness.attention import Training
+    from labs.lab3_fairness.attention_study import planted_attention, study_attention
+    from labs.lab3_fairness.faithfulness_study import study_faithfulness
+
+    few: dict[str, Any] = {}
+    fewer: dict[str, Any] = {}
+    if config.quick:
+        few = {"n_rows": 20, "n_background": 4, "n_best": 1, "n_orders": 3, "n_sets": 4}
+        fewer = {"n_train": 3000, "n_rows": 20, "n_background": 4, "n_deleted": 5}
+        fewer |= {"n_programmes": 2, "training": Training(epochs=1)}
+    train, test, seed = adult.train, adult.test, run.seed
+    report.faithfulness(run, *study_faithfulness(train, test, seed=seed, **few))
+    found = study_attention(train, test, seed=seed, **fewer)
+    report.attention(run, found, None if config.quick else planted_attention(0.3, seed=seed))
 
 
 def calibration(run: Run, config: Config, adult: Adult) -> None:

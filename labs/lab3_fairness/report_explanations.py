@@ -9,6 +9,7 @@ from labs.lab3_fairness.report import put, slug
 
 if TYPE_CHECKING:
     from common.runner import Run
+    from labs.lab3_fairness.attention_study import AttentionStudy, PlantedAttention
     from labs.lab3_fairness.calibration_study import (
         AdultMulticalibration,
         AdultUncertainty,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         Coverage,
     )
     from labs.lab3_fairness.explainer_comparison import Comparison
+    from labs.lab3_fairness.faithfulness_study import FaithfulnessStudy
     from labs.lab3_fairness.gap_attribution import GapStudy
     from labs.lab3_fairness.scaffolding import FoolingResult
 
@@ -74,12 +76,9 @@ def fooled(run: Run, result: FoolingResult) -> None:
     """How often the explainers name race in a model that decides by nothing else."""
     from labs.lab3_fairness.figures_explanations import draw_fooling
 
-    hidden = []
     for top in result.tops:
         name = f"explanations.fooling_{slug(top.explainer)}_race_{slug(top.model)}"
         put(run, name, top.race, n=top.n, how="share of people for whom race is the first reason")
-        if "scaffold" in top.model and "conditional" not in top.explainer.lower():
-            hidden.append(top.race)
     for name, outcome in result.outcomes.items():
         area = f"explanations.fooling_{slug(name)}_dp_diff"
         put(run, area, outcome.dp_diff, "difference", n=outcome.n, ci95=outcome.dp_diff_ci95)
@@ -89,6 +88,68 @@ def fooled(run: Run, result: FoolingResult) -> None:
         caption="The first reason that each explainer gives, before and after the attack; and what "
         "group metrics on real rows show.",
     )
+
+
+def faithfulness(run: Run, linear: FaithfulnessStudy, trees: FaithfulnessStudy) -> None:
+    """What happens to the output when the columns an explanation names are taken away?"""
+    from labs.lab3_fairness.figures_faithfulness import draw_curves
+
+    area = "explanations"
+    for score in trees.scores:
+        name = f"{area}.{slug(score.method)}"
+        put(
+            run, f"{name}_deletion", score.deletion, "log-odds", n=trees.n, ci95=score.deletion_ci95
+        )
+        if score.infidelity == score.infidelity:  # a method that only ranks has none
+            unit, interval = "squared log-odds", score.infidelity_ci95
+            put(run, f"{name}_infidelity", score.infidelity, unit, n=trees.n, ci95=interval)
+    exact = linear.score("Shapley")
+    how = "logistic regression, closed form"
+    put(run, f"{area}.linear_shapley_infidelity", exact.infidelity, "squared log-odds", how=how)
+    mean, interval = trees.difference("Shapley", "Shapley of logistic")
+    how = "deletion area, paired: the model's own credits minus another model's"
+    put(run, f"{area}.own_minus_other_model", mean, "log-odds", n=trees.n, ci95=interval, how=how)
+    run.figure(
+        "faithfulness",
+        draw_curves(trees),
+        caption="Boosting on Adult: distance from a person's output while columns are deleted and "
+        "put back in the order of each explanation; grey: random orders.",
+    )
+
+
+def attention(run: Run, study: AttentionStudy, planted: PlantedAttention | None) -> None:
+    """Does the model use what it attends to?"""
+    from labs.lab3_fairness.figures_faithfulness import draw_attention
+
+    area = "explanations"
+    put(
+        run,
+        f"{area}.attention_model_accuracy",
+        study.accuracy,
+        how="transformer, Adult's test half",
+    )
+    for score in study.scores:
+        name, interval = (
+            f"{area}.{slug(score.method)}_rank_correlation",
+            score.rank_correlation_ci95,
+        )
+        how = "with ablation, column by column; mean over people"
+        put(run, name, score.rank_correlation, "Spearman", n=study.n, ci95=interval, how=how)
+    mean, interval = study.difference("integrated gradients", "attention, last layer")
+    put(run, f"{area}.ig_minus_attention", mean, "Spearman", n=study.n, ci95=interval)
+    if planted is not None:
+        group = planted.columns.index("group")
+        looks = float(planted.attention[group])
+        how = "on the one column that decides, after training not to look at it"
+        put(run, f"{area}.planted_attention", looks, how=how)
+        put(run, f"{area}.planted_ablation", float(planted.shares["ablation"][group]))
+        put(run, f"{area}.planted_accuracy", planted.accuracy)
+        run.figure(
+            "attention",
+            draw_attention(study, planted),
+            caption="Share of each column by method on Adult; rank correlation with ablation; and "
+            "a model that decides by one column and was trained not to look at it.",
+        )
 
 
 def compas_calibration(run: Run, result: CompasCalibration) -> None:

@@ -138,7 +138,7 @@ def logistic_shapley(model: Any, features: pd.DataFrame, background: pd.DataFram
     dense = [np.asarray(_dense(transformer.transform(part))) for part in (features, background)]
     credit = linear_shapley(regression.coef_[0], dense[0], dense[1])
     values = np.zeros((len(features), features.shape[1]))
-    for place, name in enumerate(_source_columns(transformer)):
+    for place, name in enumerate(source_columns(transformer)):
         values[:, features.columns.get_loc(name)] += credit[:, place]
     return Attribution(
         columns=tuple(features.columns),
@@ -153,7 +153,7 @@ def _dense(matrix: Any) -> Any:
     return matrix.toarray() if hasattr(matrix, "toarray") else matrix
 
 
-def _source_columns(transformer: Any) -> list[str]:
+def source_columns(transformer: Any) -> list[str]:
     """The table's column behind each output of a fitted column transformer."""
     sources: list[str] = []
     for _, step, columns in transformer.transformers_:

@@ -120,3 +120,16 @@ def test_points_that_do_not_pair_up_and_names_used_twice_are_errors():
     short = method("short", rows.scores[:10] > 0.5)
     with pytest.raises(InputError, match="must both be"):
         frontier.compare_with_programme([short], rows, rows)
+
+
+def test_fairlearns_rules_close_the_gap_they_were_made_for():
+    """On the rows that chose them each rule's own gap is 0, up to the grid of common rates."""
+    rows = synthetic(3)
+    rules = {rule.name: rule for rule in frontier.fairlearn_rules(rows, rows)}
+    assert list(rules) == ["threshold_optimizer_dp", "threshold_optimizer_eo"]
+    parity, odds = (outcome(rows.labels, r.positive, rows.groups, n_boot=1) for r in rules.values())
+    assert parity.dp_diff < 0.002
+    assert odds.eo_diff < 0.005
+    assert parity.eo_diff > 0.02, "groups of other base rates cannot have both"
+    assert odds.dp_diff > 0.02
+    assert all(rule.randomised and rule.needs_group for rule in rules.values())

@@ -2,8 +2,9 @@
 
     python -m labs.lab3_fairness.gate POLICY.toml PREDICTIONS.csv [--json FILE]
 
-Exit status: 0 every rule passes, 1 a rule fails, 3 none fails but the data do not decide,
-2 bad input. Policies to begin with are in labs/lab3_fairness/policies.
+Exit status: 0 every rule passes, 1 a rule fails and nothing else, 3 none fails but the data do
+not decide, 2 no verdict: bad input, or a report that cannot be written. Policies to begin with
+are in labs/lab3_fairness/policies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import math
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, require
+from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
 from common.exercises import exercise
-from labs.lab3_fairness.gate_policy import Policy, Rule, read_policy
+from labs.lab3_fairness.gate_policy import Policy, Rule, one_line, read_policy, safe
 from labs.lab3_fairness.gate_predictions import read_predictions
+from labs.lab3_fairness.whole_file import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,12 +176,12 @@ class GateReport:
 
     def text(self) -> str:
         """For a log."""
-        lines = [f"{self.policy.title}: {self.rows} rows"]
+        lines = [f"{self.policy.title!r}: {self.rows} rows"]
         for result in self.results:
             lines.append(f"{result.verdict!s:>15}  {result.rule.name}: {result.explanation}")
             if result.rule.reason and result.verdict is not Verdict.PASS:
                 lines.append(f"{'':>17}the bound's reason: {result.rule.reason}")
-        return "\n".join([*lines, f"verdict: {self.verdict}"])
+        return "\n".join([*map(one_line, lines), f"verdict: {self.verdict}"])
 
     def to_json(self) -> str:
         """The report as JSON; what is not a finite number is null."""
@@ -208,7 +211,8 @@ def judge(policy: Policy, labels: ArrayLike, decisions: ArrayLike, groups: Array
     ------
     InputError
         For values other than 0 and 1, lengths that differ, a missing group, only one group, more
-        than ``MAX_GROUPS``, or a rule about a group that is not in the data.
+        than ``MAX_GROUPS``, a group whose name would act in a log, or a rule about a group that
+        is not in the data.
     """
     from labs.lab3_fairness.confusion import binary_inputs
 
@@ -220,7 +224,7 @@ def judge(policy: Policy, labels: ArrayLike, decisions: ArrayLike, groups: Array
         f"must be <= {MAX_GROUPS}",
         "is the group column an id?",
     )
-    texts = [str(name) for name in names]
+    texts = [safe(str(name), "group") for name in names]
     require(len(set(texts)) == len(texts), "groups", texts, "must be distinct as text")
     results = tuple(_judge_rule(rule, truth, decided, codes, texts) for rule in policy.rules)
     return GateReport(policy, len(truth), results)
@@ -239,7 +243,7 @@ def _judge_rule(
     if absent := [name for name in asked if name not in names]:
         raise InputError(
             f"rule {rule.name!r}: group {absent[0]!r} is not in the data, which has "
-            f"{', '.join(names)}; a promise about nobody is not kept"
+            f"{', '.join(map(repr, names))}; a promise about nobody is not kept"
         )
     metric: row_metrics.RowMetric = getattr(row_metrics, rule.metric)
     counts = metric.where(truth, decided)
@@ -256,8 +260,8 @@ def _judge_rule(
     counted = {name: int(rows) for name, rows in zip(asked, n)}
     values = {name: float(a / b) if b else math.nan for name, a, b in zip(asked, x, n)}
     result = verdict(lower, upper, rule.bound, rule.direction, counted, rule.min_rows)
-    said = f"{rule.promise}; estimate {guess:.3f}, limits {lower:.3f} to {upper:.3f}"
-    if left_out := [f"{name} ({rows})" for name, rows in counted.items() if rows < rule.min_rows]:
+    said = f"{rule.promise}; {_found(rule, guess, lower, upper)}"
+    if left_out := [f"{name!r} ({rows})" for name, rows in counted.items() if rows < rule.min_rows]:
         said += f"; without {', '.join(left_out)}: fewer than {rule.min_rows} rows count"
     factor = math.nan
     if result is Verdict.NOT_ENOUGH_DATA:
@@ -270,6 +274,17 @@ def _sums(codes: NDArray[np.intp], weights: NDArray[Any], groups: int) -> NDArra
     return np.bincount(codes, weights=weights, minlength=groups).astype(np.float64)
 
 
+def _found(rule: Rule, guess: float, lower: float, upper: float) -> str:
+    """Estimate and limits in words; why there are none, where there are none."""
+    if math.isnan(lower):
+        return "no limits: too few groups have enough rows that count"
+    limits = f"limits {lower:.3f} to {upper:.3f}"
+    if math.isnan(guess):
+        nobody = "nobody is selected" if rule.metric == "selection_rate" else "0 divided by 0"
+        return f"no estimate, since every {rule.metric} is 0: {nobody}; {limits}"
+    return f"estimate {guess:.3f}, {limits}"
+
+
 def _advice(
     rule: Rule, names: Sequence[str], x: NDArray[np.float64], n: NDArray[np.float64]
 ) -> tuple[float, str]:
@@ -279,6 +294,8 @@ def _advice(
     empty = [name for name, rows in zip(names, n) if rows == 0]
     if empty:
         return math.nan, f"group {empty[0]!r} has no row that counts; collect some first"
+    if rule.kind == "ratio" and not x.any():
+        return math.nan, f"there is no ratio until some group has a {rule.metric} above 0"
     needed = rows_needed(rule.kind, rule.direction, x, n, rule.bound, 1 - rule.confidence)
     smallest = int(np.argmin(n))
     least = rule.min_rows / float(n[smallest])
@@ -321,15 +338,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = read_predictions(options.predictions, policy.columns)
         report = judge(policy, table.labels, table.decisions, table.groups)
         if options.json is not None:
-            try:
-                options.json.write_text(report.to_json(), encoding="utf-8")
-            except OSError as error:
-                raise InputError(f"--json {options.json}: {error.strerror or error}") from None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+            inputs = (options.policy, options.predictions)
+            write_whole(options.json, report.to_json(), "--json", inputs)
+        _print(report.text())
+    except (InputError, RunError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(report.text())
+    except Exception:  # whatever it is, it is not "a rule fails", which is status 1
+        for line in traceback.format_exc().splitlines():
+            print(f"error: {one_line(line)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     return report.exit_status
+
+
+def _print(text: str) -> None:
+    """A terminal that lacks a letter of a group's name gets it spelt out."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ choice is written down, reviewed and versioned; ``reason`` says why this bound.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,10 +31,13 @@ DIRECTION = {"difference": "at_most", "ratio": "at_least"}  # a gap has one bad 
 KINDS = (*DIRECTION, "worst_group")
 DIRECTIONS = ("at_most", "at_least")
 MAX_CONFIDENCE = 0.99  # the limits of gate_bounds keep their error rate up to here
+MAX_ROWS = 10**12
 MAX_BYTES = 1_000_000
+# What ends a line, drives a terminal, or is a command to a pipeline that reads the log.
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|##(?=\w*\[)")
 
 _POLICY_KEYS = ("title", "columns", "defaults", "rules")
-_COLUMN_KEYS = ("label", "prediction", "score", "threshold", "group")
+_COLUMN_KEYS = ("label", "prediction", "score", "threshold", "group", "missing_group")
 _DEFAULT_KEYS = ("confidence", "min_rows")
 _RULE_KEYS = (
     "name",
@@ -52,7 +57,8 @@ class Columns:
     """Where the table of predictions has what.
 
     Either ``prediction`` (0 or 1) is named, or ``score`` with the ``threshold`` at or above which
-    the decision is 1. Several ``group`` columns are judged as their intersection.
+    the decision is 1. Several ``group`` columns are judged as their intersection. With
+    ``keep_missing`` a marker of a missing group, such as "?", is the name of a group.
     """
 
     label: str
@@ -60,6 +66,7 @@ class Columns:
     prediction: str | None = None
     score: str | None = None
     threshold: float | None = None
+    keep_missing: bool = False
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -120,7 +127,9 @@ def read_policy(path: Path | str) -> Policy:
     require(len(content) <= MAX_BYTES, "policy", str(path), f"must be at most {MAX_BYTES} bytes")
     try:
         parsed = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"policy {path} is nested too deeply; a policy has two levels") from None
+    except ValueError as error:  # no UTF-8, no TOML, an integer of thousands of digits
         raise InputError(f"policy {path} is no TOML: {error}") from None
     return parse_policy(parsed, str(path))
 
@@ -166,7 +175,9 @@ def _columns(content: Mapping[str, Any], where: str) -> Columns:
     group = content.get("group")
     names: list[Any] = group if isinstance(group, list) else [group]
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{where}: group = {group!r} must be a column or a list of columns")
+        raise InputError(f"{where}: group = {shown(group)} must be a column or a list of columns")
+    names = [safe(name, f"{where}: group") for name in names]
+    keep = _one_of(content, "missing_group", ("refuse", "keep"), where, "refuse") == "keep"
     scored = {"score", "threshold"} & set(content)
     if ("prediction" in content) == bool(scored):
         raise InputError(f"{where}: name either prediction, or score and threshold")
@@ -176,12 +187,14 @@ def _columns(content: Mapping[str, Any], where: str) -> Columns:
             tuple(names),
             score=_text(content, "score", where),
             threshold=_number(content, "threshold", where),
+            keep_missing=keep,
         )
     else:
         made = Columns(
             _text(content, "label", where),
             tuple(names),
             prediction=_text(content, "prediction", where),
+            keep_missing=keep,
         )
     twice = [name for name, count in Counter(made.needed).items() if count > 1]
     if twice:
@@ -205,7 +218,7 @@ def _rule(content: Mapping[str, Any], where: str) -> Rule:
     )
     if kind in DIRECTION:
         direction = DIRECTION[kind]
-        given = content.get("direction", direction)
+        given = _one_of(content, "direction", DIRECTIONS, where, direction)
         require(
             given == direction, f"{where}: direction", given, f"must be {direction!r} for {kind}"
         )
@@ -221,8 +234,11 @@ def _rule(content: Mapping[str, Any], where: str) -> Rule:
     )
     min_rows = content.get("min_rows", 30)
     whole = isinstance(min_rows, int) and not isinstance(min_rows, bool)
-    require(whole and min_rows >= 1, f"{where}: min_rows", min_rows, "must be a whole number >= 1")
-    reason = _text(content, "reason", where) if "reason" in content else ""
+    if not whole or not 1 <= min_rows <= MAX_ROWS:
+        raise InputError(
+            f"{where}: min_rows = {shown(min_rows)} must be a whole number >= 1, at most {MAX_ROWS}"
+        )
+    reason = _text(content, "reason", where, lines=True) if "reason" in content else ""
     groups = _groups(content.get("groups", "all"), kind, where)
     return Rule(name, metric, kind, bound, direction, groups, confidence, min_rows, reason)
 
@@ -231,7 +247,7 @@ def _groups(given: Any, kind: str, where: str) -> tuple[str, ...] | None:
     if given == "all":
         return None
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        raise InputError(f'{where}: groups = {given!r} must be "all" or a list of names')
+        raise InputError(f'{where}: groups = {shown(given)} must be "all" or a list of names')
     least = 1 if kind == "worst_group" else 2
     require(
         len(given) == len(set(given)) >= least,
@@ -239,7 +255,37 @@ def _groups(given: Any, kind: str, where: str) -> tuple[str, ...] | None:
         given,
         f"must be at least {least} different names",
     )
-    return tuple(given)
+    return tuple(safe(name, f"{where}: group") for name in given)
+
+
+def safe(text: str, name: str) -> str:
+    """The text, if it can be printed in a log as it is.
+
+    Raises
+    ------
+    InputError
+        For a control character or the beginning of a pipeline's command (``##[``, ``##vso[``).
+    """
+    if UNSAFE.search(text):
+        raise InputError(
+            f"{name} {one_line(shown(text))} holds a control character or a command to a pipeline; "
+            "a name is plain text on one line"
+        )
+    return text
+
+
+def one_line(text: str) -> str:
+    """The text with whatever :func:`safe` refuses spelt out, so that it cannot act in a log."""
+    return UNSAFE.sub(lambda found: "".join(f"\\x{ord(c):02x}" for c in found.group()), text)
+
+
+def shown(value: object) -> str:
+    """``repr`` for an error, short, of values that may be too long or too deep to have one."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _only(content: Mapping[str, Any], known: Iterable[str], where: str) -> None:
@@ -248,7 +294,7 @@ def _only(content: Mapping[str, Any], known: Iterable[str], where: str) -> None:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(names)}"
-            raise InputError(f"{where}: unknown key {key!r}; {meant}")
+            raise InputError(f"{where}: unknown key {shown(key)}; {meant}")
 
 
 def _table(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -258,24 +304,36 @@ def _table(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
     return value
 
 
-def _text(content: Mapping[str, Any], key: str, where: str) -> str:
+def _text(content: Mapping[str, Any], key: str, where: str, lines: bool = False) -> str:
     value = content.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {key} = {value!r} must be text")
-    return value
+        raise InputError(f"{where}: {key} = {shown(value)} must be text")
+    return safe(" ".join(value.split()) if lines else value, f"{where}: {key}")
 
 
 def _number(content: Mapping[str, Any], key: str, where: str) -> float:
     value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: {key} = {value!r} must be a finite number")
-    return float(value)
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {key} = {shown(value)} must be a finite number")
+    return number
 
 
-def _one_of(content: Mapping[str, Any], key: str, known: Iterable[str], where: str) -> str:
-    value, names = content.get(key), list(known)
+def _one_of(
+    content: Mapping[str, Any],
+    key: str,
+    known: Iterable[str],
+    where: str,
+    default: str | None = None,
+) -> str:
+    value, names = content.get(key, default), list(known)
     if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
+        near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{where}: {key} = {value!r} must be one of {', '.join(names)}{meant}")
+        raise InputError(
+            f"{where}: {key} = {shown(value)} must be one of {', '.join(names)}{meant}"
+        )
     return str(value)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, require
-from labs.lab3_fairness.gate_policy import Columns
+from labs.lab3_fairness.gate_policy import Columns, safe, shown
 
 JOINT = " & "  # between the names of an intersection
-MISSING = ("", "nan", "na", "null")
+MISSING = ("", "?", "nan", "nat", "na", "n/a", "#n/a", "<na>", "none", "null", "nil")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def read_predictions(path: Path | str, columns: Columns) -> Predictions:
     ------
     InputError
         Naming file, line and value: unreadable, no CSV, a column missing or twice, a row of
-        another length, a missing value, a label or prediction that is not 0 or 1, a score that
-        is no finite number, no rows.
+        another length, a missing value or a marker of one ("?", "N/A", "None"), a group whose
+        name would act in a log, a label or prediction that is not 0 or 1, a score that is no
+        finite number, no rows.
     """
     labels: list[int] = []
     decisions: list[int] = []
@@ -67,17 +68,19 @@ def read_predictions(path: Path | str, columns: Columns) -> Predictions:
                     raise InputError(f"{where}: {len(row)} fields, the header has {len(header)}")
                 cells = {name: row[place].strip() for name, place in at.items()}
                 for name, cell in cells.items():
-                    if cell.lower() in MISSING:
+                    kept = columns.keep_missing and name in columns.group and cell
+                    if cell.lower() in MISSING and not kept:
                         raise InputError(
                             f"{where}: {name} = {cell!r} is missing; leave the row out, or give "
                             "the missing a group of their own, such as unknown"
+                            + _keep_hint(name, cell, columns)
                         )
                 labels.append(_binary(cells[columns.label], columns.label, where))
                 decisions.append(_decision(cells, columns, where))
-                parts = tuple(cells[name] for name in columns.group)
+                parts = tuple(safe(cells[name], f"{where}: {name}") for name in columns.group)
                 group = JOINT.join(parts)
                 if joined.setdefault(group, parts) != parts:
-                    raise InputError(f"{where}: group {group!r} is two groups; rename one")
+                    raise InputError(f"{where}: group {shown(group)} is two groups; rename one")
                 groups.append(group)
     except OSError as error:
         raise InputError(f"predictions {path}: {error.strerror or error}") from None
@@ -95,12 +98,17 @@ def _positions(header: Sequence[str], columns: Columns, path: Path | str) -> dic
     names = [name.strip() for name in header]
     for name in columns.needed:
         if name not in names:
-            raise InputError(
-                f"predictions {path}: no column {name!r}; the file has {', '.join(names)[:500]}"
-            )
+            has = ", ".join(map(shown, names))[:500]
+            raise InputError(f"predictions {path}: no column {name!r}; the file has {has}")
         if names.count(name) > 1:
             raise InputError(f"predictions {path}: column {name!r} stands there twice")
     return {name: names.index(name) for name in columns.needed}
+
+
+def _keep_hint(name: str, cell: str, columns: Columns) -> str:
+    if name not in columns.group or not cell:
+        return ""
+    return f'; if {cell!r} is the name of a group, say missing_group = "keep" under [columns]'
 
 
 def _decision(cells: Mapping[str, str], columns: Columns, where: str) -> int:
@@ -114,12 +122,12 @@ def _decision(cells: Mapping[str, str], columns: Columns, where: str) -> int:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise InputError(f"{where}: {columns.score} = {text!r} must be a finite number")
+        raise InputError(f"{where}: {columns.score} = {shown(text)} must be a finite number")
     return int(score >= columns.threshold)
 
 
 def _binary(text: str, name: str, where: str) -> int:
     value = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(text)
     if value is None:
-        raise InputError(f"{where}: {name} = {text!r} must be 0 or 1")
+        raise InputError(f"{where}: {name} = {shown(text)} must be 0 or 1")
     return value

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_the_shipped_policy_judges_compas(tmp_path, capsys):
     assert report["verdict"] == "fail"
     assert report["rules"][3]["counted"]["Asian"] == 7
     out = capsys.readouterr().out
-    assert "without Asian (7), Native American (8): fewer than 30 rows count" in out
+    assert "without 'Asian' (7), 'Native American' (8): fewer than 30 rows count" in out
 
 
 def test_the_shipped_policies_are_sound():
@@ -288,7 +289,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"y,p\n1,1\n", "no column 'g'; the file has y, p"),
+        (b"y,p\n1,1\n", "no column 'g'; the file has 'y', 'p'"),
         (b"", "no column 'y'"),
         (b"y,p,g\n", "rows = 0 must be at least 1"),
         (b"y,p,g,g\n1,1,a,b\n", "column 'g' stands there twice"),
@@ -347,7 +348,7 @@ def test_two_group_columns_are_judged_as_their_intersection(tmp_path):
 def test_a_rule_about_a_group_that_is_not_there_is_an_error():
     """A name misspelt, or a group that an upstream join has lost: neither is a pass."""
     rule = {**RULE, "groups": ["a", "c"]}
-    with pytest.raises(InputError, match="group 'c' is not in the data, which has a, b"):
+    with pytest.raises(InputError, match="group 'c' is not in the data, which has 'a', 'b'"):
         gate.judge(policy(rule), *decisions({"a": 0.5, "b": 0.5}, 100))
 
 
@@ -390,3 +391,222 @@ def test_an_unwritable_report_is_bad_input(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "--json" in captured.err
     assert captured.out == ""
+
+
+TOML = """
+[columns]
+label = "y"
+prediction = "p"
+group = "g"
+[[rules]]
+name = "r"
+metric = "selection_rate"
+kind = "difference"
+bound = 0.1
+"""
+CSV = "y,p,g\n" + "1,1,a\n0,0,b\n" * 40
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    """Runs the command on a policy and a table; status, standard output, standard error."""
+
+    def run(toml=TOML, csv=CSV, *more):
+        rules, table = tmp_path / "rules.toml", tmp_path / "table.csv"
+        rules.write_text(toml, encoding="utf-8")
+        table.write_text(csv, encoding="utf-8", newline="")
+        status = gate.main([str(rules), str(table), *map(str, more)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000, "0x" + "f" * 6000])
+@pytest.mark.parametrize("key", ["bound", "min_rows", "confidence", "threshold"])
+def test_a_number_of_hundreds_of_digits_is_bad_input(command, key, digits):
+    """A traceback has status 1, and a pipeline reads 1 as "a rule fails"."""
+    if key == "threshold":
+        toml = TOML.replace('prediction = "p"', f'score = "p"\nthreshold = {digits}')
+    else:
+        toml = TOML.replace("bound = 0.1", "" if key == "bound" else "bound = 0.1")
+        toml += f"{key} = {digits}\n"
+    status, out, error = command(toml)
+    assert (status, out) == (2, ""), error
+    assert error.startswith("error: ")
+    assert "rules.toml" in error
+    assert error.count("\n") == 1
+    assert len(error) < 400
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "a = " + "[" * 20_000 + "]" * 20_000,
+        "a = " + "{a = " * 20_000 + "1" + "}" * 20_000,
+        TOML + "reason" + ".a" * 5_000 + " = 1",
+        TOML.replace("bound = 0.1", "bound" + ".a" * 5_000 + " = 1"),
+        TOML.replace('kind = "difference"', "kind = 0x" + "f" * 6000),
+    ],
+)
+def test_a_policy_that_is_nested_too_deeply_is_bad_input(command, toml):
+    """The reader of TOML gives up with an error of its own; so does whoever prints the value."""
+    status, out, error = command(toml)
+    assert (status, out) == (2, ""), error
+    assert "rules.toml" in error
+    assert error.count("\n") == 1
+
+
+def test_status_1_means_nothing_but_a_broken_rule(command, monkeypatch):
+    """What nobody foresaw is no verdict either."""
+
+    def broken(*_):
+        raise ZeroDivisionError("a fault\n::notice ::in the gate")
+
+    monkeypatch.setattr(gate, "judge", broken)
+    status, out, error = command()
+    assert (status, out) == (2, "")
+    assert all(line.startswith("error: ") for line in error.splitlines()), error
+
+
+@pytest.mark.parametrize(
+    "name", ["x\n::notice ::passed", "x\x1b[2K", "x\u2028y", "##vso[task.complete]", "a ##[error]b"]
+)
+def test_a_name_cannot_act_in_the_log(command, tmp_path, name):
+    """A line of its own, a terminal's escape, a pipeline's command: refused wherever it stands."""
+    quoted = json.dumps(name)
+    report = tmp_path / "report.json"
+    rows = "y,p,g\n1,1,a\n"
+    for toml, csv in (
+        (TOML, f'y,p,g\n1,1,a\n0,0,"{name}"\n'),
+        (TOML.replace('name = "r"', f"name = {quoted}"), rows),
+        (TOML.replace('"g"', quoted), rows),
+        (TOML.replace('"p"', quoted), rows),
+        (TOML + f"groups = [{quoted}, 'a']", rows),
+        (f"title = {quoted}\n{TOML}", rows),
+        (TOML, f'"{name}",p,g\n1,1,a\n'),
+        (TOML, f'y,p,g\n"{name}",1,a\n'),
+    ):
+        status, out, error = command(toml, csv, "--json", report)
+        assert (status, out) == (2, ""), toml
+        assert error.count("\n") == 1, error
+        assert error[:-1].isprintable(), repr(error)
+        assert "##[" not in error
+        assert "##vso[" not in error
+    assert not report.exists()
+    with pytest.raises(InputError, match="holds a control character"):
+        gate.judge(policy(), [0, 1], [0, 1], ["a", name])
+
+
+def test_what_is_printed_is_one_line_a_statement(command):
+    """Names that look like commands stand inside a line and in quotes; a reason is one line."""
+    toml = f'title = "::error ::t"\n{TOML}reason = """one\n::notice ::two"""'
+    status, out, _ = command(toml, "y,p,g\n" + "1,1,::notice ::a\n0,0,b\n" * 10)
+    assert status == 3
+    assert len(out.splitlines()) == 4, out
+    assert not any(line.lstrip().startswith("::") for line in out.splitlines()), out
+    assert "'::notice ::a' (10)" in out
+
+
+def test_a_terminal_without_the_letters_of_a_name_changes_no_verdict(tmp_path):
+    """The name is spelt out; the status stays the verdict's."""
+    rules, table = tmp_path / "rules.toml", tmp_path / "table.csv"
+    rules.write_text(TOML, encoding="utf-8")
+    table.write_text("y,p,g\n" + "1,1,Māori\n0,0,b\n" * 10, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "labs.lab3_fairness.gate", str(rules), str(table)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "M\\u0101ori" in done.stdout
+
+
+def test_the_report_is_never_written_over_what_was_judged(command, tmp_path):
+    """Under its own name, through a symbolic link or as a second name of the same file."""
+    for name, content in (("rules.toml", TOML), ("table.csv", CSV)):
+        target, link, second = tmp_path / name, tmp_path / "link.json", tmp_path / "second.json"
+        target.touch()
+        link.symlink_to(target)
+        second.hardlink_to(target)
+        for path in (target, link, second):
+            status, out, error = command(TOML, CSV, "--json", path)
+            assert (status, out) == (2, ""), path
+            assert f"is the input {target}" in error
+        assert target.read_text(encoding="utf-8") == content
+        link.unlink()
+        second.unlink()
+
+
+def test_the_report_is_written_whole_or_not_at_all(command, tmp_path, monkeypatch):
+    """A disk that is full leaves the old report, no partial one, and no verdict (status 2)."""
+    report = tmp_path / "report.json"
+    report.write_text("old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        status, out, error = command(TOML, CSV, "--json", report)
+    assert (status, out) == (2, "")
+    assert "No space left" in error
+    assert report.read_text() == "old"
+    assert list(tmp_path.glob(".*partial")) == []
+    assert command(TOML, CSV, "--json", report)[0] == 1
+    assert json.loads(report.read_text())["exit_status"] == 1
+    for place in (tmp_path, Path("/dev/null")):
+        assert command(TOML, CSV, "--json", place)[0] == 2
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("metric", ["selection_rate", "positive_predictive_value"])
+def test_a_ratio_of_nobody_to_nobody_is_not_enough_data(metric):
+    """0 / 0 is no ratio: no estimate, no "nan" in the text, and it is said why."""
+    rule = {**RULE, "metric": metric, "kind": "ratio", "bound": 0.8}
+    y, _, g = decisions({"a": 0.5, "b": 0.5}, 400)
+    p = [0] * 800 if metric == "selection_rate" else [1 - label for label in y]
+    report = gate.judge(policy(rule), y, p, g)
+    (result,) = report.results
+    assert result.verdict == "not enough data"
+    assert math.isnan(result.estimate)
+    assert ("nobody is selected" in result.explanation) == (metric == "selection_rate")
+    assert f"every {metric} is 0" in result.explanation
+    assert f"until some group has a {metric} above 0" in result.explanation
+    assert "nan" not in report.text().lower()
+    assert "at the bound" not in report.text()
+
+
+def test_no_explanation_prints_nan():
+    """Groups that are all too small, or of which no row counts, have no limits to print."""
+    rule = {**RULE, "metric": "positive_predictive_value", "kind": "ratio", "bound": 0.8}
+    y, _, g = decisions({"a": 0.5, "b": 0.5}, 400)
+    for report in (
+        gate.judge(policy(rule), y, [0] * 800, g),
+        gate.judge(policy(), *decisions({"a": 0.5, "b": 0.5}, 10)),
+    ):
+        assert report.exit_status == 3
+        assert "nan" not in report.text().lower(), report.text()
+        assert "no limits: too few groups" in report.text()
+
+
+@pytest.mark.parametrize("marker", ["?", "None", "N/A", "nan", "NaN", "", " ? ", "<NA>", "#N/A"])
+def test_a_marker_of_a_missing_group_is_no_group(command, marker):
+    """People whose group nobody recorded are not a group of their own until somebody says so."""
+    csv = f"y,p,g\n1,1,a\n0,0,{marker}\n0,1,b\n"
+    status, out, error = command(TOML, csv)
+    assert (status, out) == (2, "")
+    assert "table.csv line 3" in error
+    assert f"g = {marker.strip()!r} is missing; leave the row out" in error
+    assert ('missing_group = "keep"' in error) == bool(marker.strip())
+    keep = TOML.replace('group = "g"', 'group = "g"\nmissing_group = "keep"')
+    assert command(keep, csv)[0] == (3 if marker.strip() else 2)
+    assert command(keep, csv.replace("0,1,b", "?,1,b"))[0] == 2, "a label is never kept"
+
+
+def test_missing_groups_are_refused_or_kept_and_nothing_else():
+    """The key has two values; a third is a misunderstanding."""
+    assert policy(columns={**COLUMNS, "missing_group": "keep"}).columns.keep_missing
+    assert not policy(columns={**COLUMNS, "missing_group": "refuse"}).columns.keep_missing
+    with pytest.raises(InputError, match="missing_group = 'drop' must be one of refuse, keep"):
+        policy(columns={**COLUMNS, "missing_group": "drop"})

@@ -95,9 +95,11 @@ def cell_weights(metrics: Sequence[RowMetric], cells: Cells) -> tuple[Floats, ND
     counted : bool array of shape [m, c]
     """
     truth, predicted = cells.truth, cells.predicted
+    shape = len(metrics), len(truth)  # also of no metric
     counted = np.array([metric.where(truth, predicted) for metric in metrics], dtype=bool)
     values = np.array([metric.value(truth, predicted) for metric in metrics], dtype=float)
-    return np.where(counted, values, 0.0), counted
+    counted = counted.reshape(shape)
+    return np.where(counted, values.reshape(shape), 0.0), counted
 
 
 def rates(counts: NDArray[Any], values: ArrayLike, counted: ArrayLike) -> Floats:

@@ -110,12 +110,20 @@ def equalized_odds_difference(y_true: ArrayLike, y_pred: ArrayLike, groups: Arra
     y_true, y_pred, groups : arrays of shape [n]
         As for :func:`group_rates`.
 
+    Returns
+    -------
+    float
+        NaN when any group has no positives or no negatives: one number cannot say whom it leaves
+        out. :func:`fairness_metrics.equalized_odds` names those groups and compares the others.
+
     References
     ----------
     Hardt, Price, Srebro: Equality of Opportunity in Supervised Learning, NeurIPS 2016,
     definition 2.1.
     """
     rates = group_rates(y_true, y_pred, groups)[["tpr", "fpr"]]
+    if rates.isna().to_numpy().any():
+        return float("nan")
     return float((rates.max() - rates.min()).max())
 
 

@@ -342,6 +342,20 @@ class Study:
         column = self.averages(of)[method]
         return float(column.iloc[int((column - 0.95).abs().argmax())])
 
+    def worst_single(self, of: str, method: str) -> float:
+        """The lowest coverage of any one rate, sizes and population: not averaged over anything."""
+        return float(self._single(of, method).min())
+
+    def largest_single(self, of: str, method: str) -> float:
+        """The highest coverage of any one: how far beyond 0.95 a method that is safe goes."""
+        return float(self._single(of, method).max())
+
+    def _single(self, of: str, method: str) -> pd.Series:
+        chosen = (self.table["of"] == of) & (self.table["method"] == method)
+        known = sorted(set(self.table["method"][self.table["of"] == of]))
+        require(bool(chosen.any()), "method", method, f"must be one of {known} for {of!r}")
+        return self.table.loc[chosen, "coverage"]
+
     def on_data(self, of: str) -> pd.DataFrame:
         """Coverage by metric and method where the population is that of real data."""
         chosen = self.table[(self.table["of"] == of) & ~self.table["generated"]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from common.errors import require
 from labs.lab3_fairness.confusion import group_rates
@@ -22,9 +22,16 @@ from labs.lab3_fairness.resampling import gap_null, percentile_interval, stratif
 from labs.lab3_fairness.row_metrics import (
     RowMetric,
     false_positive_rate,
+    group_codes,
     positive_predictive_value,
     selection_rate,
     true_positive_rate,
+)
+from labs.lab3_fairness.score_intervals import (
+    all_pairs_z,
+    largest_gap_interval,
+    smallest_ratio_interval,
+    wilson,
 )
 
 FOUR_FIFTHS = 0.8
@@ -169,9 +176,11 @@ _PARTS: Mapping[str, tuple[RowMetric, ...]] = {
 class FairnessResult:
     """One definition's verdict on one set of decisions.
 
-    ``ci95`` is the stratified bootstrap's interval of the difference, ``null_q95`` the difference
-    that random groups of the same sizes exceed in 5 % of cases, ``p_value`` that of the
-    permutation test.
+    ``ci95`` is the interval of the difference that holds for all pairs of groups at once
+    (:func:`score_intervals.largest_gap_interval`), ``null_q95`` the difference that random groups
+    of the same sizes exceed in 5 % of cases, ``p_value`` that of the permutation test.
+    ``bootstrap_ci95`` is the stratified percentile bootstrap, to compare: it hardly ever
+    reaches 0, as no resampled gap is below 0.
     """
 
     definition: str
@@ -179,6 +188,7 @@ class FairnessResult:
     ci95: Interval
     null_q95: float
     p_value: float
+    bootstrap_ci95: Interval
 
 
 def evaluate_definitions(
@@ -199,7 +209,7 @@ def evaluate_definitions(
     ----------
     y_true, y_pred, groups : arrays of shape [n]
     n_boot, n_permutations, seed
-        Of the intervals and of the null.
+        Of the bootstrap and of the null; ``ci95`` needs neither.
     """
     return tuple(
         _evaluate(name, y_true, y_pred, groups, n_boot, n_permutations, seed) for name in GAPS
@@ -217,7 +227,8 @@ def _evaluate(
 ) -> FairnessResult:
     found = GAPS[name](y_true, y_pred, groups)
     if np.isnan(found.difference):
-        return FairnessResult(name, found, (np.nan, np.nan), np.nan, np.nan)
+        nothing = (np.nan, np.nan)
+        return FairnessResult(name, found, nothing, np.nan, np.nan, nothing)
     replicates, nulls = [], []
     for offset, metric in enumerate(_PARTS[name]):
         # One seed for the bootstrap: both rates are of the same resampled rows.
@@ -235,13 +246,28 @@ def _evaluate(
         )
     null = np.max(nulls, axis=0)
     reached = int(np.sum(null >= found.difference - 1e-12))
+    counts = [_hits(metric, y_true, y_pred, groups) for metric in _PARTS[name]]
+    low, high = largest_gap_interval([(hits, hits, n) for hits, n in counts])
     return FairnessResult(
         name,
         found,
-        percentile_interval(np.max(replicates, axis=0)),
+        (float(low), float(high)),
         float(np.quantile(null, 0.95)),
         (1 + reached) / (1 + n_permutations),
+        percentile_interval(np.max(replicates, axis=0)),
     )
+
+
+def _hits(
+    metric: RowMetric, y_true: ArrayLike, y_pred: ArrayLike, groups: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each group the rows of value 1 and the rows that count, both [g]."""
+    truth, predicted = np.asarray(y_true), np.asarray(y_pred)
+    codes, names = group_codes(groups, len(predicted))
+    counted = metric.where(truth, predicted)
+    ones = np.where(counted, metric.value(truth, predicted), 0)
+    hits, n = (np.bincount(codes, weights=w, minlength=len(names)) for w in (ones, counted))
+    return hits.astype(float), n.astype(float)
 
 
 @dataclass(frozen=True)
@@ -249,13 +275,15 @@ class FourFifths:
     """The four-fifths rule's ratio and verdict, beside what it leaves out.
 
     ``p_value`` tests whether the selection rates differ at all. A ratio below 0.8 with a large
-    p-value is an alarm about nothing; one above 0.8 with a small p-value is a disparity.
+    p-value is an alarm about nothing; one above 0.8 with a small p-value is a disparity. ``ci95``
+    reaches 1 where no two groups can be told apart; the percentile bootstrap hardly ever does.
     """
 
     ratio: float
     ci95: Interval
     passes: bool
     p_value: float
+    bootstrap_ci95: Interval
 
 
 def four_fifths_rule(
@@ -298,10 +326,14 @@ def four_fifths_rule(
     null = gap_null(
         truth, predicted, groups, selection_rate, n_permutations=n_permutations, seed=seed
     )
+    hits, n = _hits(selection_rate, truth, predicted, groups)
+    limits = wilson(hits, n, z=all_pairs_z(len(n)))
+    low, top = smallest_ratio_interval(hits / n, limits)
     return FourFifths(
         found.ratio,
-        percentile_interval(ratios),
+        (float(low), float(top)),
         # A ratio of exactly four fifths passes, whatever the last bit of the division.
         found.ratio >= FOUR_FIFTHS - 1e-12,
         null.p_value,
+        percentile_interval(ratios),
     )

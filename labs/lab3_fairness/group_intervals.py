@@ -23,7 +23,7 @@ POOLED = "normal, with the spread of the other groups"
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows of an audit as one metric sees them."""
+    """The rows of an audit as one metric sees them; ``bounds`` are those of its values."""
 
     y_true: NDArray[Any]
     y_pred: NDArray[Any]
@@ -31,6 +31,7 @@ class Sample:
     n_groups: int
     metric: Metric
     cells: Cells | None
+    bounds: Interval = (-np.inf, np.inf)
 
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
@@ -97,10 +98,12 @@ def group_intervals(
     pooled = np.sqrt(np.mean(spread**2)) if spread.size else np.nan
     error = np.where(alike, pooled / np.sqrt(np.maximum(sample.n_counted, 1)), error)
     low, high = np.array([percentile_interval(column) for column in replicates.T]).T
-    low = np.where(alike, values - Z95 * error, low)
-    high = np.where(alike, values + Z95 * error, high)
+    least, most = sample.bounds
+    low = np.where(alike, np.maximum(values - Z95 * error, least), low)
+    high = np.where(alike, np.minimum(values + Z95 * error, most), high)
     names = [POOLED if same else PERCENTILE for same in alike]
-    return GroupIntervals(low, high, names, (values - z * error, values + z * error), False)
+    pairs = np.maximum(values - z * error, least), np.minimum(values + z * error, most)
+    return GroupIntervals(low, high, names, pairs, False)
 
 
 def overall_interval(sample: Sample, n_boot: int, seed: int) -> Interval:

@@ -130,6 +130,7 @@ def group_metrics(
     n_permutations: int = 1000,
     seed: int = 0,
     min_rows: int = 50,
+    bounds: Mapping[str, Interval] | None = None,
 ) -> GroupReport:
     """Evaluate metrics on each group, with intervals, and test each gap against chance.
 
@@ -155,6 +156,9 @@ def group_metrics(
     min_rows
         A group in which a metric counts fewer rows is named in ``warnings``; so is one in
         which it counts none, and which the gap therefore leaves out.
+    bounds
+        Name of a metric to the least and the largest value that it can have, such as (0, 1) for
+        an NDCG: no limit of a group leaves them. Shares of rows need none.
 
     Returns
     -------
@@ -164,7 +168,8 @@ def group_metrics(
     ------
     InputError
         For lengths that differ, values that are not finite, a missing or only one group, no
-        metric, or labels and predictions other than 0 and 1 for a rate.
+        metric, labels and predictions other than 0 and 1 for a rate, or bounds that a group's
+        value leaves.
     """
     truth, predicted, codes, names = paired(y_true, y_pred, sensitive)
     require(len(metrics) > 0, "metrics", dict(metrics), "must hold at least one metric")
@@ -179,7 +184,9 @@ def group_metrics(
     )
     cells = cell_counts(truth, predicted, codes, len(labels))
     by_rows = {name: form for name, form in forms.items() if isinstance(form, RowMetric)}
-    shared = {} if cells is None else cell_bootstrap(cells, by_rows, n_boot=n_boot, seed=seed)
+    shared: dict[str, NDArray[np.float64]] = {}
+    if cells is not None and by_rows:
+        shared = cell_bootstrap(cells, by_rows, n_boot=n_boot, seed=seed)
     groups: list[GroupValue] = []
     disparities: list[Disparity] = []
     warnings: list[str] = []
@@ -195,8 +202,12 @@ def group_metrics(
             null = gap_null(
                 truth, predicted, codes, metric, n_permutations=n_permutations, seed=seed
             )
-        sample = Sample(truth, predicted, codes, len(labels), metric, cells)
+        limits = (bounds or {}).get(name, (-np.inf, np.inf))
+        sample = Sample(truth, predicted, codes, len(labels), metric, cells, limits)
         values = frame.by_group.loc[labels, name].to_numpy(dtype=float)
+        outside = values[(values < limits[0] - 1e-9) | (values > limits[1] + 1e-9)]
+        if outside.size:
+            raise InputError(f"{name} is {outside[0]:g} in a group; bounds = {limits} are wrong")
         found = group_intervals(sample, values, replicates)
         overall = overall_interval(sample, n_boot, seed)
         for code, label in enumerate(labels):

@@ -259,7 +259,14 @@ def ndcg_by_group(
         require(out < total, "users left out", int(out), f"must be < {total} in group {name!r}")
     labels = np.array([str(name) for name in names], dtype=object)[codes]
     report = _audit(
-        quality[known], labels[known], "ndcg", n_boot, n_permutations, seed, min_rows=min_rows
+        quality[known],
+        labels[known],
+        "ndcg",
+        n_boot,
+        n_permutations,
+        seed,
+        min_rows=min_rows,
+        bounds=(0.0, 1.0),
     )
     return NdcgReport(report, {str(name): int(out) for name, out in zip(names, counts)})
 
@@ -273,12 +280,14 @@ def _audit(
     seed: int,
     *,
     min_rows: int = 50,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> GroupReport:
     return group_metrics(
         np.zeros(len(values)),
         values,
         groups,
         {name: mean_prediction},
+        bounds={name: bounds},
         n_boot=n_boot,
         n_permutations=n_permutations,
         seed=seed,

@@ -6,6 +6,7 @@ invert a test of each possible rate instead, and are never without width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import sqrt
 
@@ -44,14 +45,58 @@ def wilson(successes: ArrayLike, n: ArrayLike, *, z: float = Z95) -> Limits:
     """
     hits, trials = _counts(successes, n)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = hits / trials
-        centre = share + z**2 / (2 * trials)
-        half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-        scale = 1 + z**2 / trials
-        # At 0 and n the limit is 0 and 1 exactly; rounding must not move it inside.
-        low = np.where(hits == 0, 0.0, (centre - half) / scale)
-        high = np.where(hits == trials, 1.0, (centre + half) / scale)
-    nobody = trials == 0
+        return _score_limits(hits / trials, trials, z)
+
+
+def wilson_mean(total: ArrayLike, squares: ArrayLike, n: ArrayLike, *, z: float = Z95) -> Limits:
+    """Wilson's interval of a mean of values in 0 to 1, with a design effect.
+
+    A mean m of n values with variance s² is as sure as a rate of m among
+
+        n_eff = n m (1 - m) / s²
+
+    rows. Values of 0 and 1 have s² = m (1 - m) and ``n_eff = n``: then it is :func:`wilson`.
+    Values in between vary less. Where all are alike and neither 0 nor 1, the interval has no
+    width: that a rule gives everybody 0.3 is all that such a sample shows. With few rows, nearly
+    all of one such value, it is therefore too narrow.
+
+    Parameters
+    ----------
+    total, squares, n : arrays of one shape
+        Sum of the values, sum of their squares, and their number. With values of 0 and 1 both
+        sums are the number of ones.
+    z
+        Normal quantile; 1.96 for 95 %.
+
+    Returns
+    -------
+    low, high : arrays of the same shape
+        NaN where n is 0.
+
+    References
+    ----------
+    Kish: Survey Sampling, 1965, section 8.2 (design effect, effective sample size). Korn and
+    Graubard, Survey Methodology 24, 1998, use it in an interval of a proportion.
+    """
+    sums, second, rows = np.broadcast_arrays(*(np.asarray(a, float) for a in (total, squares, n)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = sums / rows
+        # Both variances times n², so that values of 0 and 1 give a ratio of exactly 1.
+        most, seen = sums * rows - sums**2, second * rows - sums**2
+        seen = np.where(seen <= 1e-9 * most, 0.0, seen)
+        effective = np.where(most > 0, rows * (most / seen), rows)
+        return _score_limits(mean, effective, z)
+
+
+def _score_limits(share: Floats, trials: Floats, z: float) -> Limits:
+    """Wilson's limits of a share of any number of trials above 0; NaN without any."""
+    centre = share + z**2 / (2 * trials)
+    half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    # At 0 and 1 the limit is 0 and 1 exactly; rounding must not move it inside.
+    low = np.where(share == 0, 0.0, (centre - half) / scale)
+    high = np.where(share == 1, 1.0, (centre + half) / scale)
+    nobody = np.isnan(share)
     return np.where(nobody, np.nan, low), np.where(nobody, np.nan, high)
 
 
@@ -143,13 +188,54 @@ def largest_difference_interval(values: Floats, limits: Limits) -> Limits:
     Returns
     -------
     low, high : arrays of shape [...]
-        NaN where fewer than two groups have a value.
+        NaN where fewer than two groups have a value, or one that has a value has no limits: it
+        could be anywhere, and the largest difference with it.
     """
     low, high = difference_interval(*_pairs(values, limits))
-    few = np.sum(~np.isnan(values), axis=-1) < 2
+    unknown = _unknown(values, limits)
     reach = np.where(np.isnan(high), -np.inf, high).max(axis=(-2, -1))
     start = np.where(np.isnan(low), -np.inf, low).max(axis=(-2, -1))
-    return np.where(few, np.nan, np.maximum(start, 0)), np.where(few, np.nan, reach)
+    return np.where(unknown, np.nan, np.maximum(start, 0)), np.where(unknown, np.nan, reach)
+
+
+def largest_gap_interval(
+    rates: Sequence[tuple[Floats, Floats, Floats]], *, level: float = 0.95
+) -> Limits:
+    """The interval of the largest difference between groups in any of several rates.
+
+    For k rates each gap gets :func:`largest_difference_interval` at level ``1 - (1 - level) / k``
+    (Bonferroni). If all of them hold, the largest true gap lies between the largest lower and the
+    largest upper limit. Demographic parity has one rate, equalized odds two.
+
+    Parameters
+    ----------
+    rates
+        For each rate the arguments of :func:`wilson_mean`: total, squares and n of every group,
+        arrays of shape [..., g].
+    level
+        Of the interval.
+
+    Returns
+    -------
+    low, high : arrays of shape [...]
+        NaN where a rate has a value in fewer than two groups.
+
+    Raises
+    ------
+    InputError
+        Without a rate.
+    """
+    require(len(rates) > 0, "rates", len(rates), "must be >= 1", "a gap is of a rate")
+    lows, highs = [], []
+    for total, squares, n in rates:
+        known = int(np.max(np.sum(np.asarray(n) > 0, axis=-1), initial=2))
+        z = all_pairs_z(known, 1 - (1 - level) / len(rates))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = np.asarray(total, float) / n
+        low, high = largest_difference_interval(values, wilson_mean(total, squares, n, z=z))
+        lows.append(low)
+        highs.append(high)
+    return np.max(lows, axis=0), np.max(highs, axis=0)
 
 
 def smallest_ratio_interval(values: Floats, limits: Limits) -> Limits:
@@ -158,10 +244,18 @@ def smallest_ratio_interval(values: Floats, limits: Limits) -> Limits:
     Parameters and result as for :func:`largest_difference_interval`; high is at most 1.
     """
     low, high = ratio_interval(*_pairs(values, limits))
-    few = np.sum(~np.isnan(values), axis=-1) < 2
+    unknown = _unknown(values, limits)
     start = np.where(np.isnan(low), np.inf, low).min(axis=(-2, -1))
     reach = np.where(np.isnan(high), np.inf, high).min(axis=(-2, -1))
-    return np.where(few, np.nan, np.minimum(start, 1)), np.where(few, np.nan, np.minimum(reach, 1))
+    start, reach = np.minimum(start, 1), np.minimum(reach, 1)
+    return np.where(unknown, np.nan, start), np.where(unknown, np.nan, reach)
+
+
+def _unknown(values: Floats, limits: Limits) -> NDArray[np.bool_]:
+    """Whether [..., g] values are fewer than two, or some have no limits."""
+    known = ~np.isnan(values)
+    bare = known & (np.isnan(limits[0]) | np.isnan(limits[1]))
+    return np.asarray((known.sum(axis=-1) < 2) | bare.any(axis=-1))
 
 
 def _pairs(values: Floats, limits: Limits) -> tuple[Floats, Limits, Floats, Limits]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_score
 
 from common.errors import InputError
-from labs.lab3_fairness import confusion
+from labs.lab3_fairness import confusion, fairness_metrics
 
 # COMPAS, ProPublica's 6,172 rows, decile > 4: (TP, FP, FN, TN)
 COMPAS = {"African-American": (1188, 641, 473, 873), "Caucasian": (414, 282, 408, 999)}
@@ -140,6 +140,35 @@ def test_the_difference_equals_fairlearns():
         )
         got = confusion.equalized_odds_difference(y_true, y_pred, groups)
         assert got == pytest.approx(expected), f"expected {expected}, got {got}"
+
+
+@pytest.mark.exercise("3.3")
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_group_without_positives_or_negatives_makes_the_difference_undefined(groups):
+    """NaN, with one other group or two: a single number cannot say whom it leaves out.
+
+    Leaving the group out unseen reports a gap of 0 where nothing was compared.
+    """
+    others = {"b": (5, 1, 5, 9), "c": (5, 1, 5, 9)}
+    cells = dict(list(others.items())[: groups - 1])
+    for name, alone in {"positives": (0, 1, 0, 9), "negatives": (9, 0, 1, 0)}.items():
+        got = confusion.equalized_odds_difference(*rows_of({"a": alone, **cells}))
+        assert np.isnan(got), f"a has no {name}, {groups - 1} more groups: expected NaN, got {got}"
+
+
+def test_the_difference_is_missing_where_the_definition_names_a_group():
+    rng = np.random.default_rng(1)
+    missing = 0
+    for _ in range(60):
+        y_true, y_pred = rng.integers(0, 2, (2, 14))
+        groups = np.array(list("abc"))[np.append(rng.integers(0, 3, 11), [0, 1, 2])]
+        named = fairness_metrics.equalized_odds(y_true, y_pred, groups)
+        got = confusion.equalized_odds_difference(y_true, y_pred, groups)
+        assert np.isnan(got) == bool(named.undefined), (got, named)
+        missing += np.isnan(got)
+        if not named.undefined:
+            assert got == pytest.approx(named.difference)
+    assert 5 < missing < 55, missing
 
 
 def test_the_demographic_parity_difference_of_compas_is_the_known_one():

@@ -109,6 +109,14 @@ def test_a_small_study_has_every_table():
     assert 0.9 < found.worst("difference", "Newcombe") < 1
     assert found.worst("value", "percentile") < 0.8
     assert len(found.false_positives) == 5
+    single = found.table[(found.table["of"] == "value") & (found.table["method"] == "Wilson")]
+    assert found.worst_single("value", "Wilson") == single["coverage"].min()
+    assert found.largest_single("value", "Wilson") == single["coverage"].max()
+    least = found.averages("value")["Wilson"].min()
+    assert found.worst_single("value", "Wilson") <= least <= found.largest_single("value", "Wilson")
+    assert found.largest_single("largest difference", "all pairs") > 0.98
+    with pytest.raises(InputError, match=r"must be one of .*Newcombe"):
+        found.worst_single("difference", "Wilson")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,34 @@ def test_every_definition_has_interval_and_null_on_compas(compas):
         assert verdict.p_value < 0.05
 
 
+def test_fair_decisions_have_intervals_that_reach_equality():
+    """The percentile bootstrap of a max - min hardly ever does."""
+    y_true, groups = np.tile([0, 1], 200), np.repeat(["a", "b"], 200)
+    y_pred = np.tile([0, 0, 1, 1, 1], 80)
+    verdicts = fairness_metrics.evaluate_definitions(
+        y_true, y_pred, groups, n_boot=200, n_permutations=19
+    )
+    for verdict in verdicts:
+        assert verdict.ci95[0] == 0 < verdict.ci95[1], verdict
+        assert 0 <= verdict.bootstrap_ci95[0] < verdict.bootstrap_ci95[1]
+    ratio = fairness_metrics.four_fifths_rule(y_pred, groups, n_boot=200, n_permutations=19)
+    assert ratio.ci95[0] < ratio.ratio == ratio.ci95[1] == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(8, 60))
+def test_every_gap_lies_in_its_interval(seed, n):
+    y_true, y_pred, groups = random_rows(seed, n=n, groups="abc")
+    for verdict in fairness_metrics.evaluate_definitions(
+        y_true, y_pred, groups, n_boot=1, n_permutations=1
+    ):
+        low, high = verdict.ci95
+        if np.isnan(verdict.gap.difference):
+            assert np.isnan([low, high]).all()
+        else:
+            assert low <= verdict.gap.difference <= high, verdict
+
+
 def test_equalized_odds_takes_the_larger_gap_in_the_null_as_in_the_data():
     """Its null lies above that of the TPR alone, so fair data is not rejected twice as often."""
     rejected = 0

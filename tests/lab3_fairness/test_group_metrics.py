@@ -3,11 +3,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame
-from sklearn.metrics import accuracy_score, precision_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from common.errors import InputError
 from labs.lab3_fairness.group_metrics import group_metrics
+from labs.lab3_fairness.ranking_fairness import ndcg_by_group
 from labs.lab3_fairness.row_metrics import (
     RATE_METRICS,
     mean_prediction,
@@ -152,6 +153,50 @@ def test_intervals_of_rows_that_are_all_alike_everywhere_are_not_made_up():
     report = group_metrics(np.zeros(120), values, groups, {"m": mean_prediction}, **FAST)
     assert np.isnan(report.group("m", "a").ci95).all()
     assert "not enough data for an interval" in report.warnings[0]
+
+
+def test_a_gap_of_groups_that_are_all_alike_has_a_value_and_no_interval():
+    groups = np.repeat(["a", "b"], 100)
+    values = np.repeat([0.5, 0.7], 100)
+    report = group_metrics(np.zeros(200), values, groups, {"m": mean_prediction}, **FAST)
+    gap = report.disparity("m")
+    assert gap.difference == pytest.approx(0.2)
+    assert np.isnan(gap.difference_ci95).all(), gap.difference_ci95
+    ndcg = ndcg_by_group(values, groups, **FAST).gap
+    assert ndcg.difference == gap.difference
+    assert np.isnan(ndcg.difference_ci95).all(), ndcg.difference_ci95
+
+
+def test_the_limits_of_a_mean_do_not_leave_its_bounds():
+    """Three users with NDCG .95 among others of wide spread: 1 is the best there is."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([np.full(3, 0.95), rng.random(300)])
+    groups = np.array(["few"] * 3 + ["many"] * 300)
+    columns = (np.zeros(303), values, groups, {"ndcg": mean_prediction})
+    free = group_metrics(*columns, **FAST)
+    assert free.group("ndcg", "few").ci95[1] > 1
+    bound = group_metrics(*columns, bounds={"ndcg": (0, 1)}, **FAST)
+    low, high = bound.group("ndcg", "few").ci95
+    assert low == free.group("ndcg", "few").ci95[0] < high == 1
+    gap = bound.disparity("ndcg")
+    assert gap.difference <= gap.difference_ci95[1] < free.disparity("ndcg").difference_ci95[1]
+    with pytest.raises(InputError, match=r"ndcg is 0\.95 in a group; bounds"):
+        group_metrics(*columns, bounds={"ndcg": (0, 0.9)}, **FAST)
+
+
+@pytest.mark.parametrize("metric", [f1_score, precision_score, balanced_accuracy_score])
+def test_a_metric_that_is_no_mean_over_rows_is_resampled_by_rows(columns, metric):
+    """Alone, without any metric that can be counted, and the same beside one."""
+    fast = {"n_boot": 40, "n_permutations": 19}
+    alone = group_metrics(*columns, {"m": metric}, **fast)
+    y_true, y_pred, groups = columns
+    for group in "abc":
+        rows = (groups == group).to_numpy()
+        value = alone.group("m", group)
+        assert value.value == pytest.approx(metric(y_true[rows], y_pred[rows]))
+        assert value.ci95[0] < value.value < value.ci95[1]
+    both = group_metrics(*columns, {"m": metric, "s": selection_rate}, **fast)
+    assert both.group("m", "a") == alone.group("m", "a")
 
 
 def test_rates_of_two_groups_have_newcombes_difference_and_bootstrap_beside_it(columns):

@@ -12,9 +12,11 @@ from labs.lab3_fairness.score_intervals import (
     all_pairs_z,
     difference_interval,
     largest_difference_interval,
+    largest_gap_interval,
     ratio_interval,
     smallest_ratio_interval,
     wilson,
+    wilson_mean,
 )
 
 counts = st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -119,6 +121,48 @@ def test_a_group_without_a_value_stays_out():
         np.testing.assert_allclose(found, of(values[both], limits(hits[both], n[both], 2)))
         alone = of(values[:2], limits(hits[:2], n[:2], 2))
         assert np.isnan(alone).all(), alone
+
+
+def test_a_value_without_limits_leaves_the_largest_difference_without_them():
+    """Not 0 to minus infinity, and not the pairs that are left: the bare value may be anywhere."""
+    values = np.array([[0.5, 0.7, np.nan], [0.5, 0.7, 0.1]])
+    low, high = values - 0.1, values + 0.1
+    for of in (largest_difference_interval, smallest_ratio_interval):
+        assert np.isfinite(of(values, (low, high))).all()
+        bare = np.where(values == 0.7, np.nan, low), np.where(values == 0.7, np.nan, high)
+        assert np.isnan(of(values, bare)).all()
+        assert np.isnan(of(values, (np.full((2, 3), np.nan),) * 2)).all()
+
+
+@settings(**EASY)
+@given(counts)
+def test_the_interval_of_a_mean_of_zeros_and_ones_is_wilsons(pair):
+    hits, n = pair
+    np.testing.assert_allclose(wilson_mean(hits, hits, n), wilson(hits, n), atol=1e-12)
+
+
+def test_the_design_effect_is_that_of_the_variance():
+    """Shares .2 and .6, 50 rows of each: m = .4, s² = .04, so 100 rows count as 600."""
+    total, squares = 50 * 0.2 + 50 * 0.6, 50 * 0.04 + 50 * 0.36
+    found = wilson_mean(total, squares, 100)
+    np.testing.assert_allclose(found, wilson(0.4 * 600, 600))
+    assert wilson_mean(30.0, 9.0, 100) == (pytest.approx(0.3), pytest.approx(0.3))
+    same = np.full(10_001, 0.3)
+    np.testing.assert_allclose(wilson_mean(same.sum(), (same**2).sum(), 10_001), (0.3, 0.3))
+    assert np.isnan(wilson_mean(0, 0, 0)).all()
+
+
+def test_the_largest_gap_of_two_rates_holds_each_at_half_the_error():
+    hits, n = np.array([[30.0, 50], [4, 9]]), np.array([[60.0, 80], [70, 90]])
+    rates = [(x, x, m) for x, m in zip(hits, n)]
+    z = all_pairs_z(2, 0.975)
+    each = [largest_difference_interval(x / m, wilson(x, m, z=z)) for x, m in zip(hits, n)]
+    expected = max(low for low, _ in each), max(high for _, high in each)
+    np.testing.assert_allclose(largest_gap_interval(rates), expected)
+    one = largest_difference_interval(hits[0] / n[0], limits(hits[0], n[0], 2))
+    np.testing.assert_allclose(largest_gap_interval(rates[:1]), one)
+    with pytest.raises(InputError, match="rates = 0"):
+        largest_gap_interval([])
 
 
 def test_leading_axes_are_data_sets():

@@ -18,8 +18,18 @@ from typing import Any
 
 from common.errors import InputError, require
 from common.results import SCHEMA
+from labs.lab3_fairness.untrusted import shown
 
 UNNAMED = ("ratio", "difference", "probability", "share", "")  # units that a reader need not see
+OUTSIDE = "**the value lies outside**"
+MAX_COUNT = 10**15
+KIND = {"schema": int, "lab": str, "scale": str, "seed": int, "started_at": str} | {
+    "commit": str,
+    "mine": bool,
+    "versions": dict,
+    "data": list,
+    "metrics": dict,
+}
 IDENTIFIER = re.compile(r"(?<![\w.])[A-Za-z][A-Za-z0-9_-]*")  # F1, GPT-2: digits that only name
 NUMBER = re.compile(r"(?<![\w.,])[-−+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -42,8 +52,11 @@ class Measured:
 
     @property
     def interval(self) -> str:
-        """``low to high``, or that there is none."""
-        return " to ".join(map(formatted, self.ci95)) if self.ci95 else "no interval recorded"
+        """``low to high``, or that there is none; and a warning when the value is not inside."""
+        if self.ci95 is None:
+            return "no interval recorded"
+        outside = not self.ci95[0] <= self.value <= self.ci95[1]
+        return " to ".join(map(formatted, self.ci95)) + (f", {OUTSIDE}" if outside else "")
 
     @property
     def counted(self) -> str:
@@ -148,40 +161,84 @@ def read_results(path: Path) -> RunResults:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a run's file") from error
     try:
         found = json.loads(raw)
-        require(isinstance(found, dict), f"{path}", type(found).__name__, "must be an object")
+        if not isinstance(found, dict):
+            raise InputError(f"is a {type(found).__name__}; it must be an object")
         require(found.get("schema") == SCHEMA, "schema", found.get("schema"), f"must be {SCHEMA}")
+        top = {name: _typed(found, name, kind) for name, kind in KIND.items()}
+        versions = {name: _typed(top["versions"], name, str) for name in top["versions"]}
         metrics: dict[str, Measured] = {}
         unmeasured: dict[str, str] = {}
-        for name, entry in found["metrics"].items():
-            if entry["value"] is None:
-                unmeasured[name] = entry.get("reason") or "no reason was recorded"
+        for name in top["metrics"]:
+            entry = _typed(top["metrics"], name, dict)
+            if "value" in entry and entry["value"] is None:
+                reason = _typed(entry, "reason", str) if "reason" in entry else ""
+                unmeasured[name] = reason or "no reason was recorded"
             else:
                 metrics[name] = _measured(name, entry)
         return RunResults(
             file=path.name,
             sha256=hashlib.sha256(raw).hexdigest(),
-            **{key: found[key] for key in ("lab", "scale", "seed", "started_at", "commit", "mine")},
-            versions=found["versions"],
-            data=tuple(Source(**entry) for entry in found["data"]),
+            **{key: top[key] for key in ("lab", "scale", "seed", "started_at", "commit", "mine")},
+            versions=versions,
+            data=tuple(_source(entry) for entry in top["data"]),
             metrics=metrics,
             unmeasured=unmeasured,
         )
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the results.json of a run ({error!r})") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be the results.json of a run") from None
+    except ValueError as error:  # no UTF-8, no JSON, an integer of thousands of digits
+        raise InputError(f"{path}: not the results.json of a run ({error})") from None
+
+
+def _typed(entry: Mapping[str, Any], name: str, kind: type) -> Any:
+    """The entry's field, of exactly this type: True is no number."""
+    if name not in entry:
+        raise InputError(f"no {name!r}; every results.json of a run has one")
+    if type(entry[name]) is not kind:
+        raise InputError(f"{name} = {shown(entry[name])} must be of type {kind.__name__}")
+    return entry[name]
+
+
+def _count(value: Any, name: str, least: int) -> int:
+    if type(value) is not int or not least <= value <= MAX_COUNT:
+        raise InputError(f"{name} = {shown(value)} must be a whole number, at least {least}")
+    return value
+
+
+def _source(entry: Any) -> Source:
+    if not isinstance(entry, dict):
+        raise InputError(f"data holds {shown(entry)}; each must be an object")
+    texts = {name: _typed(entry, name, str) for name in ("name", "source", "sha256")}
+    return Source(**texts, rows=_count(entry.get("rows"), f"rows of {texts['name']!r}", 0))
 
 
 def _measured(name: str, entry: Mapping[str, Any]) -> Measured:
-    interval = entry.get("ci95")
-    for number in (entry["value"], *(interval or ()), entry.get("n") or 0):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise InputError(f"metric {name!r} holds {number!r}; it must be a number")
-        require(math.isfinite(number), f"metric {name!r}", number, "must be finite")
-    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
-        raise InputError(f"metric {name!r} has the interval {interval}; it must be [low, high]")
+    where = f"metric {name!r}"
+    try:
+        value, unit = entry.get("value"), _typed(entry, "unit", str)
+        n = None if entry.get("n") is None else _count(entry["n"], "n", 1)
+        interval = entry.get("ci95")
+        if interval is not None and (not isinstance(interval, list) or len(interval) != 2):
+            raise InputError(f"has the interval {shown(interval)}; it must be [low, high]")
+        for number in (value, *(interval or ())):
+            if type(number) not in (int, float) or not _finite(number):
+                raise InputError(f"holds {shown(number)}; it must be a finite number")
+        if interval is not None and interval[0] > interval[1]:
+            raise InputError(f"has the interval {interval}; it must be [low, high]")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    assert isinstance(value, int | float)
     low_high = None if interval is None else (float(interval[0]), float(interval[1]))
-    return Measured(name, entry["value"], entry["unit"], entry.get("n"), low_high)
+    return Measured(name, value, unit, n, low_high)
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def untraceable(text: str, numbers: Iterable[str], literal: Iterable[str]) -> list[str]:
@@ -198,7 +255,8 @@ def untraceable(text: str, numbers: Iterable[str], literal: Iterable[str]) -> li
         taken out before the text is read. Longest first, so that none is torn by another.
     """
     for known in sorted({each for each in literal if each}, key=len, reverse=True):
-        text = text.replace(known, " ")
+        # Not within a longer number: the year 1994 does not vouch for 0.1994.
+        text = re.sub(rf"(?<![\w.,]){re.escape(known)}(?!\w|[.,]\d)", " ", text)
     allowed = set(numbers)
     found = (match.group().rstrip(",.") for match in NUMBER.finditer(IDENTIFIER.sub(" ", text)))
     return [each for each in found if each not in allowed]

@@ -12,9 +12,14 @@ from typing import Any
 
 from common.errors import InputError
 from labs.lab3_fairness.card_numbers import IDENTIFIER
+from labs.lab3_fairness.untrusted import shown
 
 PLACEHOLDER = re.compile(r"\{(metric|fact):([^{}]+)\}")
-RATE = re.compile(r"[.·]\d|,\d{1,2}(?!\d)|,\d{4,}|\d\s*/\s*\d")
+RATE = re.compile(r"[.·]\d|,\d{1,2}(?!\d)|,\d{4,}|\d\s*/\s*\d|\d\s+(?:out\s+)?of\s+\d")
+# Of a publication: an arXiv number, a DOI, a link. Their digits state nothing.
+ADDRESS = re.compile(
+    r"\barxiv:\s?\d{4}\.\d{4,5}(?:v\d+)?\b|\b10\.\d{4,9}/[\w.()/-]+|https?://[^\s)]+", re.IGNORECASE
+)
 PERCENT = re.compile(r"(?:\S+\s?)?(?:[%‰٪％]|\bper\s?-?cent\b)", re.IGNORECASE)
 
 
@@ -125,25 +130,44 @@ def read_words(path: Path) -> Words:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from error
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply; the words have three levels") from None
+    except ValueError as error:  # no UTF-8, no TOML, an integer of thousands of digits
+        raise InputError(f"{path}: not TOML ({error})") from None
     facts = found.pop("facts", {})
-    if not isinstance(facts, dict):
-        raise InputError(f"{path}: facts = {facts!r} must be a table of facts")
-    words = _filled(Words, found, "", facts=_facts(facts))
-    check_prose(words)
+    try:
+        if not isinstance(facts, dict):
+            raise InputError(f"facts = {shown(facts)} must be a table of facts")
+        words: Words = _filled(Words, found, "", facts=_facts(facts))
+        check_prose(words)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return words
 
 
 def _facts(found: dict[str, Any]) -> tuple[tuple[str, Fact], ...]:
     facts = [(name, _filled(Fact, entry, f"facts.{name}.")) for name, entry in found.items()]
     for name, fact in facts:
-        if PERCENT.search(fact.text) or RATE.search(fact.text):
-            raise InputError(
-                f"facts.{name}.text = {fact.text!r} states a rate; a rate is measured by a run and "
-                "written {metric:name}. Facts are dates, limits and counts that others published"
-            )
+        for key, text in (("text", fact.text), ("source", fact.source)):
+            if rate := stated_rate(text):
+                raise InputError(
+                    f"facts.{name}.{key} = {shown(text)} states a rate ({rate!r}); a rate is "
+                    "measured by a run and written {metric:name}. Facts are dates, limits and "
+                    "counts that others published; a source says where"
+                )
     return tuple(facts)
+
+
+def stated_rate(text: str) -> str | None:
+    """The first rate, percentage, decimal or fraction in a fact; None when there is none.
+
+    Years and whole numbers pass, and so do the addresses of publications.
+    """
+    bare = ADDRESS.sub(" ", text)
+    found = PERCENT.search(bare) or RATE.search(bare)
+    if found:
+        return found.group().strip()
+    return next((letter for letter in bare if unicodedata.category(letter) == "No"), None)
 
 
 NESTED: dict[str, Callable[..., Any]] = {
@@ -158,7 +182,7 @@ NESTED: dict[str, Callable[..., Any]] = {
 def _filled(kind: Callable[..., Any], found: Any, where: str, **given: Any) -> Any:
     """One dataclass from a TOML table, each field by its annotation."""
     if not isinstance(found, dict):
-        raise InputError(f"{where.rstrip('.') or 'words'} = {found!r} must be a table")
+        raise InputError(f"{where.rstrip('.') or 'words'} = {shown(found)} must be a table")
     declared = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(found) - set(declared) | set(found) & set(given)):
         known = ", ".join(name for name in declared if name not in given)
@@ -177,13 +201,13 @@ def _filled(kind: Callable[..., Any], found: Any, where: str, **given: Any) -> A
 def _value(wanted: str, value: Any, where: str) -> Any:
     if wanted.startswith("tuple["):
         if not isinstance(value, list):
-            raise InputError(f"{where} = {value!r} must be a list")
+            raise InputError(f"{where} = {shown(value)} must be a list")
         inner = wanted.removeprefix("tuple[").split(",")[0]
         return tuple(_value(inner, each, f"{where}[{place}]") for place, each in enumerate(value))
     if wanted in NESTED:
         return _filled(NESTED[wanted], value, f"{where}.")
     if type(value).__name__ != wanted:
-        raise InputError(f"{where} = {value!r} must be of type {wanted}")
+        raise InputError(f"{where} = {shown(value)} must be of type {wanted}")
     if wanted == "str" and not value.strip() and not where.startswith("people."):
         raise InputError(f"{where} is empty; say it, or say that it is not known and why")
     return value

@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
 from common.exercises import exercise
-from labs.lab3_fairness.gate_policy import Policy, Rule, one_line, read_policy, safe
+from labs.lab3_fairness.gate_policy import Policy, Rule, read_policy
 from labs.lab3_fairness.gate_predictions import read_predictions
+from labs.lab3_fairness.untrusted import one_line, safe
 from labs.lab3_fairness.whole_file import write_whole
 
 if TYPE_CHECKING:

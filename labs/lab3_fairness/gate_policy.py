@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, require
+from labs.lab3_fairness.untrusted import safe, shown
 
 METRICS = (
     "selection_rate",
@@ -33,8 +33,6 @@ DIRECTIONS = ("at_most", "at_least")
 MAX_CONFIDENCE = 0.99  # the limits of gate_bounds keep their error rate up to here
 MAX_ROWS = 10**12
 MAX_BYTES = 1_000_000
-# What ends a line, drives a terminal, or is a command to a pipeline that reads the log.
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|##(?=\w*\[)")
 
 _POLICY_KEYS = ("title", "columns", "defaults", "rules")
 _COLUMN_KEYS = ("label", "prediction", "score", "threshold", "group", "missing_group")
@@ -256,36 +254,6 @@ def _groups(given: Any, kind: str, where: str) -> tuple[str, ...] | None:
         f"must be at least {least} different names",
     )
     return tuple(safe(name, f"{where}: group") for name in given)
-
-
-def safe(text: str, name: str) -> str:
-    """The text, if it can be printed in a log as it is.
-
-    Raises
-    ------
-    InputError
-        For a control character or the beginning of a pipeline's command (``##[``, ``##vso[``).
-    """
-    if UNSAFE.search(text):
-        raise InputError(
-            f"{name} {one_line(shown(text))} holds a control character or a command to a pipeline; "
-            "a name is plain text on one line"
-        )
-    return text
-
-
-def one_line(text: str) -> str:
-    """The text with whatever :func:`safe` refuses spelt out, so that it cannot act in a log."""
-    return UNSAFE.sub(lambda found: "".join(f"\\x{ord(c):02x}" for c in found.group()), text)
-
-
-def shown(value: object) -> str:
-    """``repr`` for an error, short, of values that may be too long or too deep to have one."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _only(content: Mapping[str, Any], known: Iterable[str], where: str) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, require
-from labs.lab3_fairness.gate_policy import Columns, safe, shown
+from labs.lab3_fairness.gate_policy import Columns
+from labs.lab3_fairness.untrusted import safe, shown
 
 JOINT = " & "  # between the names of an intersection
 MISSING = ("", "?", "nan", "nat", "na", "n/a", "#n/a", "<na>", "none", "null", "nil")

@@ -9,7 +9,6 @@ card was written, whole.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,26 +19,30 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
 from labs.lab3_fairness.card_numbers import (
-    Measured,
     RunResults,
     formatted,
     read_results,
     untraceable,
 )
-from labs.lab3_fairness.card_words import (
-    PLACEHOLDER,
-    Audit,
-    Line,
-    People,
-    Words,
-    check_prose,
-    read_words,
+from labs.lab3_fairness.card_tables import (
+    BESIDE,
+    GAP,
+    audit_rows,
+    cell,
+    explanation_rows,
+    mitigation_rows,
+    states,
+    table_cells,
+    table_row,
+    words_of,
 )
+from labs.lab3_fairness.card_words import PLACEHOLDER, People, Words, check_prose, read_words
+from labs.lab3_fairness.untrusted import one_line
+from labs.lab3_fairness.whole_file import write_whole
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 DEFAULT_WORDS = Path(__file__).with_name("cards") / "adult.toml"
 VERSIONS = ("python", "scikit-learn", "fairlearn", "numpy")
-Row = tuple[str, ...]
 
 
 def model_card(results: RunResults, words: Words) -> ModelCard:
@@ -91,7 +94,7 @@ def model_card(results: RunResults, words: Words) -> ModelCard:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "number": formatted}
+    environment.filters |= {"cell": cell, "number": formatted}
     content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         metadata=metadata.to_yaml().strip(),
         title=words.title,
@@ -99,11 +102,11 @@ def model_card(results: RunResults, words: Words) -> ModelCard:
         warnings=warnings(results),
         people=people,
         data=[results.source(name) for name in words.data],
-        performance=[_row(line, results) for line in words.performance],
-        groups=[_row(line, results) for line in words.groups],
+        performance=[table_row(line, results) for line in words.performance],
+        groups=[table_row(line, results) for line in words.groups],
         disparities=[row for audit in words.disparities for row in audit_rows(audit, results)],
         mitigation=methods,
-        mitigation_columns=("method", *map(_words_of, words.mitigation.measures), "n"),
+        mitigation_columns=("method", *map(words_of, words.mitigation.measures), "n"),
         mitigation_reason=mitigation_reason,
         explanations=explained,
         explanations_reason=explanations_reason,
@@ -124,17 +127,68 @@ def unverified_numbers(card: ModelCard, results: RunResults, words: Words) -> li
     """The numbers in the card's text that are neither the run's nor a declared fact's."""
     numbers = [each for metric in results.metrics.values() for each in metric.numbers()]
     numbers += [formatted(each.rows) for each in results.data]
-    literal = ["95 %", *results.metrics, *results.unmeasured, *results.unmeasured.values()]
+    literal = ["95 %", *results.metrics, *results.unmeasured]
+    # A reason may hold a limit ("fewer than 30 rows"): it passes where it is given as a reason.
+    literal += [f"not measured: {cell(reason)}" for reason in results.unmeasured.values()]
     # A row is called by its metric's name, in words: "lime 500, spread".
     literal += [
-        _words_of(name.partition(".")[2]) for name in (*results.metrics, *results.unmeasured)
+        words_of(name.partition(".")[2]) for name in (*results.metrics, *results.unmeasured)
     ]
-    literal += [value for _, value in _provenance(results)]
+    literal += [cell(value) for _, value in _provenance(results)]
     for each in results.data:
-        literal += [each.name, each.source, each.sha256]
+        literal += [cell(each.name), cell(each.source), each.sha256]
     for _, fact in words.facts:
-        literal += [fact.text, fact.source]
+        literal += [fact.text, cell(f"{fact.text}: {fact.source}")]
     return untraceable(card.text, numbers, literal)
+
+
+def missing_from(card_text: str, results: RunResults, words: Words) -> list[str]:
+    """The metrics that the words ask for and the written text does not show.
+
+    The text is read as a reader reads it: a row of a table with the metric's label, and in
+    another cell of that row a number that agrees with the run's to four digits. Neither the
+    template nor what formats a number is used: a row dropped, mixed up or rounded away is found.
+
+    Parameters
+    ----------
+    card_text
+        Read back from the file.
+    results, words
+        What the card is of.
+
+    Returns
+    -------
+    list of str
+        Names of performance, group and disparity metrics (gap, null and p-value), in the order of
+        the words. A line that is optional is not missing when the run has no value for it; an
+        audit without any disparity is, as ``<prefix>.*_difference``.
+    """
+    wanted = [
+        (line.metric, line.label)
+        for line in (*words.performance, *words.groups)
+        if line.metric in results.metrics or not line.optional
+    ]
+    for audit in words.disparities:
+        prefix = f"{audit.prefix}."
+        names = [n for n in (*results.metrics, *results.unmeasured) if n.startswith(prefix)]
+        stems = [name.removesuffix(GAP) for name in names if name.endswith(GAP)]
+        wanted += [
+            (stem + ending, f"{words_of(stem.removeprefix(prefix))}, {audit.label}")
+            for stem in stems
+            for ending in (GAP, *BESIDE)
+        ]
+        wanted += [] if stems else [(f"{prefix}*{GAP}", audit.label)]
+    rows = table_cells(card_text)
+    return [
+        name
+        for name, label in wanted
+        if name not in results.metrics
+        or not any(
+            row[0] == " ".join(label.split())
+            and any(states(each, results.metrics[name]) for each in row[1:])
+            for row in rows
+        )
+    ]
 
 
 def card_metadata(results: RunResults, words: Words) -> ModelCardData:
@@ -173,74 +227,6 @@ def card_metadata(results: RunResults, words: Words) -> ModelCardData:
     )
 
 
-def audit_rows(audit: Audit, results: RunResults) -> list[Row]:
-    """Every gap of an audit, with its interval and what chance gives.
-
-    Raises
-    ------
-    InputError
-        When the audit has no gap, or a gap lacks its interval or its null: half a disparity is
-        the half that alarms or the half that soothes.
-    """
-    ending = "_difference"
-    everything = (*results.metrics, *results.unmeasured)
-    names = [n for n in everything if n.startswith(f"{audit.prefix}.") and n.endswith(ending)]
-    if not names:
-        results.lookup(f"{audit.prefix}.*{ending}")
-    rows: list[Row] = []
-    for name in names:
-        stem = name.removesuffix(ending)
-        gap = results.lookup(name)
-        null, p_value = results.lookup(f"{stem}_null_q95"), results.lookup(f"{stem}_p")
-        if gap.ci95 is None:
-            raise InputError(f"metric {name!r} has no interval; a gap is not shown without one")
-        label = f"{_words_of(stem.removeprefix(f'{audit.prefix}.'))}, {audit.label}"
-        rows.append((_cell(label), gap.shown, gap.interval, gap.counted, null.shown, p_value.shown))
-    return rows
-
-
-def mitigation_rows(results: RunResults, words: Words) -> tuple[list[Row], str]:
-    """One row a method, the untouched model first; and the reason when there is none."""
-    wanted = words.mitigation
-    shape = re.compile(
-        rf"{re.escape(wanted.prefix)}\.([^.]+)\.({'|'.join(map(re.escape, wanted.measures))})"
-    )
-    matches = [shape.fullmatch(name) for name in (*results.metrics, *results.unmeasured)]
-    methods = dict.fromkeys(match.group(1) for match in matches if match)
-    others = [method for method in methods if method != wanted.base]
-    if not others:
-        if wanted.optional:
-            return [], "this run compared no mitigation with the model"
-        results.lookup(f"{wanted.prefix}.<method>.{wanted.measures[0]}")
-    rows: list[Row] = []
-    for method in (wanted.base, *others):
-        cells, counts = [], []
-        for measure in wanted.measures:
-            name = f"{wanted.prefix}.{method}.{measure}"
-            reason = results.reason(name) if wanted.optional else None
-            if reason:
-                cells.append(_cell(f"not measured: {reason}"))
-            else:
-                metric = results.lookup(name)
-                cells.append(f"{metric.shown} ({metric.interval})")
-                counts.append(metric.counted)
-        rows.append((_cell(_words_of(method)), *cells, " / ".join(dict.fromkeys(counts))))
-    return rows, ""
-
-
-def explanation_rows(results: RunResults, words: Words) -> tuple[list[Row], str]:
-    """Every metric below the prefix; and the reason when there is none."""
-    prefix = f"{words.explanations.prefix}."
-    names = [n for n in (*results.metrics, *results.unmeasured) if n.startswith(prefix)]
-    if not names:
-        if not words.explanations.optional:
-            results.lookup(f"{prefix}*")
-        return [], "this run tested no explanation"
-    optional = words.explanations.optional
-    lines = [Line(name, _words_of(name.removeprefix(prefix)), optional=optional) for name in names]
-    return [_row(line, results) for line in lines], ""
-
-
 def warnings(results: RunResults) -> list[str]:
     """What makes the run itself unfit to rest a decision on."""
     found = []
@@ -253,29 +239,18 @@ def warnings(results: RunResults) -> list[str]:
     return found
 
 
-def write_card(card: ModelCard, path: Path) -> None:
+def write_card(card: ModelCard, path: Path, inputs: Sequence[Path] = ()) -> None:
     """Write the card whole or not at all; what stood there before stays until it is.
 
     Raises
     ------
     InputError
-        When the folder is missing or is no folder, or ``path`` is one.
+        When the folder is missing or is no folder, or ``path`` is one; or is one of the
+        ``inputs``, under whatever name.
     RunError
         When the disk is full or may not be written.
     """
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"--out {path}: name a file in a folder that exists")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(str(card))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, str(card), "--out", inputs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,12 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = read_words(given.words)
         card = model_card(read_results(given.results), words)
-        write_card(card, given.out)
+        write_card(card, given.out, (given.results, given.words, TEMPLATE))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     unstated = [q for name, q in People.QUESTIONS if not getattr(words.people, name).strip()]
     print(f"wrote {given.out}" + (f"; NOT STATED: {'; '.join(unstated)}" if unstated else ""))
@@ -332,14 +307,6 @@ def _expanded(text: str, results: RunResults, words: Words) -> str:
     return PLACEHOLDER.sub(replaced, text).strip()
 
 
-def _row(line: Line, results: RunResults) -> Row:
-    reason = results.reason(line.metric) if line.optional else None
-    if reason:
-        return _cell(line.label), _cell(f"not measured: {reason}"), "", ""
-    metric: Measured = results.lookup(line.metric)
-    return _cell(line.label), metric.shown, metric.interval, metric.counted
-
-
 def _provenance(results: RunResults) -> list[tuple[str, str]]:
     used = [f"{name} {results.versions[name]}" for name in VERSIONS if name in results.versions]
     return [
@@ -349,14 +316,6 @@ def _provenance(results: RunResults) -> list[tuple[str, str]]:
         ("packages", ", ".join(used)),
         ("results", f"{results.file}, SHA-256 {results.sha256}"),
     ]
-
-
-def _words_of(name: str) -> str:
-    return name.replace("_", " ").replace(".", ", ")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":

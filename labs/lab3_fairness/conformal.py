@@ -166,8 +166,15 @@ def split_conformal(
         True labels of the calibration rows, 0 to labels - 1.
     alpha
         Rate of misses.
+
+    Raises
+    ------
+    InputError
+        For NaN, or test rows with another number of labels: a NaN is below no threshold, and would
+        rule its label out without having tested it.
     """
-    return np.asarray(test <= conformal_quantile(of_label(calibration, labels), alpha))
+    known, new = _checked_scores(calibration, test)
+    return np.asarray(new <= conformal_quantile(of_label(known, labels), alpha))
 
 
 def mondrian_conformal(
@@ -182,26 +189,45 @@ def mondrian_conformal(
     """As :func:`split_conformal`, with a threshold from each group's own calibration rows.
 
     A group with fewer than ``1 / alpha - 1`` calibration rows gets sets of all labels: that is
-    what so few rows can promise. One without any is an InputError.
+    what so few rows can promise. One without any is an InputError, and so is a missing group.
 
     References
     ----------
     Vovk, Gammerman, Shafer 2005, section 4.5 (Mondrian conformal predictors).
     """
-    own = of_label(calibration, labels)
+    calibrated, new = _checked_scores(calibration, test)
+    own = of_label(calibrated, labels)
     codes, names = group_codes(calibration_groups, len(own))
     there = np.asarray(test_groups)
-    if len(there) != len(test):
-        raise InputError(f"test_groups has {len(there)} rows, test has {len(test)}")
-    sets = np.zeros(test.shape, dtype=bool)
-    known = np.zeros(len(test), dtype=bool)
+    if there.shape != (len(new),):
+        raise InputError(f"test_groups has {len(there)} rows, test has {len(new)}")
+    missing = np.flatnonzero(pd.isna(there))
+    if missing.size:
+        raise InputError(
+            f"test_groups[{missing[0]}] is missing, in {missing.size} of {len(new)} rows; give "
+            "them a group of their own in the calibration rows as well"
+        )
+    sets = np.zeros(new.shape, dtype=bool)
+    known = np.zeros(len(new), dtype=bool)
     for code, name in enumerate(names):
         rows = there == name
-        sets[rows] = test[rows] <= conformal_quantile(own[codes == code], alpha)
+        sets[rows] = new[rows] <= conformal_quantile(own[codes == code], alpha)
         known |= rows
     if not known.all():
         raise InputError(f"group {str(there[~known][0])!r} has no calibration rows; pool it")
     return sets
+
+
+def _checked_scores(calibration: Floats, test: Floats) -> tuple[Floats, Floats]:
+    """Both as float64 [n, labels] without NaN; InputError otherwise."""
+    known, new = np.asarray(calibration, dtype=float), np.asarray(test, dtype=float)
+    for name, values in (("calibration", known), ("test", new)):
+        if values.ndim != 2 or values.shape[1] != known.shape[-1]:
+            raise InputError(f"{name} {values.shape} must be [n, {known.shape[-1]}], one a label")
+        if np.isnan(values).any():
+            row, label = np.argwhere(np.isnan(values))[0]
+            raise InputError(f"{name}[{row}, {label}] is NaN; score the row again or leave it out")
+    return known, new
 
 
 def coverage_by_group(sets: Sets, labels: ArrayLike, groups: ArrayLike) -> pd.DataFrame:

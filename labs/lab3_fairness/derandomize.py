@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
-from labs.lab3_fairness.postprocessing import GroupCurve, group_curves
+from labs.lab3_fairness.postprocessing import GroupCurve, group_curves, rows_to_decide
 from labs.lab3_fairness.relaxed_odds import Array, BinnedRule, bin_rates, isotonic_labels
 
 STEPS = 4000  # shares of a group at which a band may begin or end
@@ -56,10 +56,11 @@ class BandRule:
     bands: dict[Any, Band]
 
     def positive(self, scores: ArrayLike, groups: ArrayLike) -> Array:
-        """0 or 1 for each row, float64 of shape [n]; InputError for a group without a band."""
-        values, members = np.asarray(scores, dtype=float), np.asarray(groups)
-        if values.shape != members.shape or values.ndim != 1:
-            raise InputError(f"scores {values.shape} and groups {members.shape} must both be [n]")
+        """0 or 1 for each row, float64 of shape [n].
+
+        InputError for a score that is not finite, or a group without a band.
+        """
+        values, members = rows_to_decide(scores, groups)
         out = np.full(len(values), np.nan)
         for group, band in self.bands.items():
             rows = members == group
@@ -147,6 +148,12 @@ def decide_by_hash(positive: ArrayLike, features: pd.DataFrame, salt: str) -> Ar
     chances = np.asarray(positive, dtype=float)
     if chances.shape != (len(features),):
         raise InputError(f"positive {chances.shape} must be [{len(features)}], one a row")
+    outside = np.flatnonzero(~((chances >= 0) & (chances <= 1)))
+    if outside.size:
+        raise InputError(
+            f"positive[{outside[0]}] = {chances[outside[0]]} is no probability, 0 to 1; "
+            "no coin can decide about the row"
+        )
     decided = (chances >= 1).astype(float)
     loose = np.flatnonzero((chances > 0) & (chances < 1))
     decided[loose] = hashed_coin(features.iloc[loose], salt) < chances[loose]

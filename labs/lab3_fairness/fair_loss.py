@@ -19,10 +19,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from common.errors import require
+from common.errors import InputError, require
 from common.exercises import exercise
 from labs.lab3_fairness.decisions import Outcome
-from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
+from labs.lab3_fairness.mitigation import (
+    Method,
+    Mitigated,
+    check_task,
+    checked_rows,
+    design_matrices,
+    prepared,
+    timed,
+)
 from labs.lab3_fairness.tabular import Task
 
 Constraint = Literal["dp", "eo"]
@@ -152,6 +160,9 @@ class Training:
         require(self.batch is None or self.batch >= 2, "batch", self.batch, "must be >= 2")
         require(0 < self.cold <= self.hot, "cold", self.cold, f"must be above 0, up to {self.hot}")
         require(self.mu > 0, "mu", self.mu, "must be > 0", "try 20.0")
+        require(self.hidden >= 1, "hidden", self.hidden, "must be >= 1", "try 32")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be > 0")
+        require(self.raise_every >= 1, "raise_every", self.raise_every, "must be >= 1", "try 10")
 
     def temperature(self, step: int) -> float:
         """Of the soft decisions at a step."""
@@ -194,13 +205,22 @@ def fit_fair_network(
     columns : float array of shape [n, p]
         About standardised; the group need not be among them, and is not needed afterwards.
     labels : int array of shape [n]
+        0 or 1.
     codes : int array of shape [n]
-        The group of each row.
+        The group of each row, 0 or more.
     training
         Constraint, target and optimiser.
     seed
         Of the initial weights and the batches.
+
+    Raises
+    ------
+    InputError
+        As :func:`labs.lab3_fairness.mitigation.checked_rows`, with a constraint for fewer than
+        two groups as well; and for a column that is not finite.
     """
+    least = 1 if training.constraint is None else 2
+    labels = checked_rows(columns, labels, codes, least_groups=least)
     generator = torch.Generator().manual_seed(seed)
     network = small_network(columns.shape[1], training.hidden, generator).to(training.device)
     x = as_tensor(columns, training.device)
@@ -257,13 +277,24 @@ def small_network(
 
 
 def as_tensor(columns: NDArray[np.float64], device: str) -> Tensor:
-    """float32 on the device, clipped to ``CLIP``: one outlier would own the gradient."""
+    """float32 on the device, clipped to ``CLIP``: one outlier would own the gradient.
+
+    InputError for a value that is not finite: its logit would be NaN, and no positive decision.
+    """
+    unknown = ~np.isfinite(columns)
+    if unknown.any():
+        row, column = (int(i) for i in np.argwhere(unknown)[0])
+        raise InputError(
+            f"columns[{row}, {column}] = {columns[row, column]} is not finite; impute it, or leave "
+            "the row out"
+        )
     clipped = np.clip(columns, -CLIP, CLIP)
     return torch.as_tensor(clipped, dtype=torch.float32, device=device)
 
 
 def fair_network(train: Task, test: Task, *, seed: int, name: str, training: Training) -> Mitigated:
     """The decisions of a network trained with the fair loss; the groups are for training only."""
+    train, test = prepared(train, test)
     codes, _ = check_task(train)
 
     def decide() -> ArrayLike:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common.errors import InputError, require
 from labs.lab3_fairness.attribution import Matrix, Predict, Vector, checked_rows
 from labs.lab3_fairness.explanation_checks import seed_spread
+from labs.lab3_fairness.shapley import evaluate
 
 LEAST_WEIGHT = 1e-9  # of all neighbours together; below it the ridge alone decides
 
@@ -148,7 +149,8 @@ def lime(
     Raises
     ------
     InputError
-        When no row has a neighbour, or for a setting that cannot work.
+        When no row has a neighbour, for a setting that cannot work, or a model that does not
+        return one finite number a row.
 
     References
     ----------
@@ -159,12 +161,12 @@ def lime(
     width = default_width(explained.shape[1]) if kernel_width is None else kernel_width
     rng = np.random.default_rng(seed)
     around = [perturb(row, n_samples, rng) for row in explained]
-    outputs = np.asarray(f(np.concatenate([each.rows for each in around])))
+    outputs = evaluate(f, np.stack([each.rows for each in around]))
     found = np.full(explained.shape, np.nan)
     weights = [kernel(each.distance, width) for each in around]
     heaviest = max(float(each.sum()) for each in weights)
     require(heaviest > LEAST_WEIGHT, "kernel_width", width, "gives no neighbour weight", "widen it")
-    for number, y in enumerate(outputs.reshape(len(around), n_samples)):
+    for number, y in enumerate(outputs):
         if weights[number].sum() > LEAST_WEIGHT:
             found[number] = weighted_ridge(around[number].design, y, weights[number], alpha)
     return found
@@ -194,7 +196,7 @@ def captum_lime(
     width = default_width(explained.shape[1]) if kernel_width is None else kernel_width
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(f(inputs.numpy()), dtype=np.float64))
+        return torch.from_numpy(evaluate(f, inputs.numpy()))
 
     def similarity(_: Any, __: Any, kept: torch.Tensor, **___: Any) -> torch.Tensor:
         return torch.exp(-(kept == 0).sum().double() / (2 * width**2)).reshape(1)

@@ -24,6 +24,27 @@ GRID = 1000  # points of the common rate that are tried; fairlearn's default
 Constraint = Literal["demographic_parity", "equalized_odds"]
 
 
+def rows_to_decide(scores: ArrayLike, groups: ArrayLike) -> tuple[Array, NDArray[Any]]:
+    """Scores and groups of rows that a rule is to decide about, both of shape [n].
+
+    Raises
+    ------
+    InputError
+        For lengths that differ, or a score that is not finite. NaN is above no threshold and below
+        none: a comparison would refuse or accept the person, and nobody would know why.
+    """
+    values, members = np.asarray(scores, dtype=float), np.asarray(groups)
+    if values.shape != members.shape or values.ndim != 1:
+        raise InputError(f"scores {values.shape} and groups {members.shape} must both be [n]")
+    unknown = np.flatnonzero(~np.isfinite(values))
+    if unknown.size:
+        raise InputError(
+            f"scores[{unknown[0]}] = {values[unknown[0]]} is not finite, in {unknown.size} of "
+            f"{len(values)} rows; score them again, or have a person decide"
+        )
+    return values, members
+
+
 @dataclass(frozen=True)
 class GroupMixture:
     """The rule of one group: two thresholds mixed, and a share of people whose score is ignored.
@@ -50,10 +71,11 @@ class GroupThresholds:
     rules: dict[Any, GroupMixture]
 
     def positive(self, scores: ArrayLike, groups: ArrayLike) -> Array:
-        """P(Ŷ=1) of each row, float64 of shape [n]; InputError for a group without a rule."""
-        values, members = np.asarray(scores, dtype=float), np.asarray(groups)
-        if values.shape != members.shape or values.ndim != 1:
-            raise InputError(f"scores {values.shape} and groups {members.shape} must both be [n]")
+        """P(Ŷ=1) of each row, float64 of shape [n].
+
+        InputError for a score that is not finite, or a group without a rule.
+        """
+        values, members = rows_to_decide(scores, groups)
         out = np.full(len(values), np.nan)
         for group, rule in self.rules.items():
             rows = members == group
@@ -263,6 +285,7 @@ def fairlearn_positive(
     -------
     float64 array of shape [m]
     """
+    values, members = rows_to_decide(new_scores, new_groups)
     column = np.asarray(scores, dtype=float)[:, None]
     optimizer = ThresholdOptimizer(
         estimator=GivenScores().fit(column, labels),
@@ -272,8 +295,7 @@ def fairlearn_positive(
         grid_size=GRID,
     )
     optimizer.fit(column, np.asarray(labels), sensitive_features=np.asarray(groups))
-    new = np.asarray(new_scores, dtype=float)[:, None]
-    chances = optimizer._pmf_predict(new, sensitive_features=np.asarray(new_groups))
+    chances = optimizer._pmf_predict(values[:, None], sensitive_features=members)
     return np.clip(np.asarray(chances[:, 1], dtype=np.float64), 0, 1)
 
 

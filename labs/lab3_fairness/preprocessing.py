@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -18,7 +19,15 @@ from sklearn.metrics import roc_auc_score
 
 from common.errors import InputError, require
 from common.exercises import exercise
-from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
+from labs.lab3_fairness.mitigation import (
+    Method,
+    Mitigated,
+    binary_labels,
+    check_task,
+    design_matrices,
+    prepared,
+    timed,
+)
 from labs.lab3_fairness.row_metrics import group_codes
 from labs.lab3_fairness.scoring import Fit, boosting, logistic_regression
 from labs.lab3_fairness.tabular import Task
@@ -86,10 +95,7 @@ def cell_counts(
         For labels other than 0 and 1, lengths that differ, a missing group or only one, or a
         group without rows of one label.
     """
-    truth = np.asarray(labels)
-    others = truth[~np.isin(truth, (0, 1))]
-    require(not others.size, "labels", others[:1].tolist(), "must be 0 or 1")
-    truth = truth.astype(np.int64)
+    truth = binary_labels(labels)
     codes, names = group_codes(groups, len(truth))
     counts = np.zeros((len(names), 2), dtype=np.int64)
     np.add.at(counts, (codes, truth), 1)
@@ -117,7 +123,7 @@ def reweighing(
     make
         ``make(seed)`` returns an unfitted pipeline whose last step takes ``sample_weight``.
     """
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         model = make(seed)
@@ -144,9 +150,20 @@ class CorrelationRemoval:
     alpha: float = 1.0
 
     def transform(self, columns: NDArray[np.float64], groups: ArrayLike) -> NDArray[np.float64]:
-        """Residuals, float64 of shape [n, p]; InputError for a group that training did not have."""
+        """Residuals, float64 of shape [n, p].
+
+        InputError for a missing group, or one that training did not have.
+        """
         number = {group: code for code, group in enumerate(self.groups)}
         values = list(np.asarray(groups, dtype=object))
+        if len(values) != len(columns):
+            raise InputError(f"columns has {len(columns)} rows, groups has {len(values)}; align")
+        missing = np.flatnonzero(pd.isna(np.asarray(groups, dtype=object)))
+        if missing.size:
+            raise InputError(
+                f"groups[{missing[0]}] is missing, in {missing.size} of {len(values)} rows; there "
+                "is no residual without it: give them a group of their own in training as well"
+            )
         unknown = [group for group in values if group not in number]
         require(not unknown, "group", unknown[:1], f"must be one of {list(self.groups)}")
         codes = np.array([number[group] for group in values], dtype=np.intp)
@@ -179,7 +196,7 @@ def correlation_remover(
     train: Task, test: Task, *, seed: int, alpha: float = 1.0, name: str = "correlation_remover"
 ) -> Mitigated:
     """Logistic regression on columns without correlation; a decision needs the group."""
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         x, x_test, _ = _decorrelated(train, test, alpha)
@@ -193,7 +210,7 @@ def correlation_remover_boosting(
     train: Task, test: Task, *, seed: int, alpha: float = 1.0
 ) -> Mitigated:
     """Boosting on columns without correlation: what it is not for, see :func:`group_leak`."""
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         x, x_test, _ = _decorrelated(train, test, alpha)

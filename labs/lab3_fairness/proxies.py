@@ -19,6 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from common.errors import InputError, require
 from common.exercises import exercise
+from labs.lab3_fairness.mitigation import binary_labels
 from labs.lab3_fairness.scoring import Fit, boosting, cross_fitted
 from labs.lab3_fairness.tabular import Task
 
@@ -123,8 +124,8 @@ def proxy_auc(
     group
         The value, against all others.
     label
-        The outcome. Whether it tells the group is another question (the base rates'), and at the
-        time of the decision it is not known.
+        The outcome, 0 or 1. Whether it tells the group is another question (the base rates'), and
+        at the time of the decision it is not known.
     make
         ``make(seed)`` returns an unfitted model.
     folds
@@ -141,8 +142,8 @@ def proxy_auc(
     Raises
     ------
     InputError
-        For a column or group that is not there, fewer members or others than folds, a text
-        column of more than 255 values.
+        For a column or group that is not there, fewer members or others than folds, a label other
+        than 0 and 1 or with one of them only, a text column of more than 255 values.
 
     References
     ----------
@@ -181,11 +182,20 @@ def proxy_task(
     for name in (sensitive, label, *columns):
         require(name in table.columns, "column", name, "is not in the table")
     require(len(columns) > 0, "columns", list(columns), "must be at least one")
+    _outcomes(table, label)
     member = (table[sensitive].astype(str) == group).to_numpy()
     for said, n in ((f"members of {group!r}", member.sum()), ("others", (~member).sum())):
         require(n >= folds, said, int(n), f"must be >= folds = {folds}", "is the group spelt so?")
     features = as_features(table[list(columns)])
     return Task(features, member.astype(np.int64), np.full(len(table), "all", dtype=object))
+
+
+def _outcomes(table: pd.DataFrame, label: str) -> NDArray[np.int64]:
+    """The label of each row, 0 or 1 and some of both; InputError otherwise."""
+    outcomes = binary_labels(table[label], f"label column {label!r}")
+    found = np.unique(outcomes).tolist()
+    require(len(found) == 2, f"label column {label!r}", found, "must hold 0 and 1, not one alone")
+    return outcomes
 
 
 def as_features(table: pd.DataFrame) -> pd.DataFrame:
@@ -243,7 +253,7 @@ def proxy_report(
     columns = [name for name in table.columns if name not in (sensitive, label, *ignore)]
     require(0 <= n_drop < len(columns), "n_drop", n_drop, f"must be from 0 to {len(columns) - 1}")
     task = proxy_task(table, columns, sensitive=sensitive, group=group, label=label, folds=folds)
-    outcome = replace(task, labels=table[label].to_numpy(dtype=np.int64))
+    outcome = replace(task, labels=_outcomes(table, label))
     alone = sorted(
         (
             ColumnProxy(

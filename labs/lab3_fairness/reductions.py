@@ -25,7 +25,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from common.errors import RunError, require
-from labs.lab3_fairness.mitigation import Method, Mitigated, check_task, design_matrices, timed
+from labs.lab3_fairness.mitigation import (
+    Method,
+    Mitigated,
+    binary_labels,
+    check_task,
+    design_matrices,
+    prepared,
+    timed,
+)
 from labs.lab3_fairness.scoring import boosting
 from labs.lab3_fairness.tabular import Task
 
@@ -194,19 +202,20 @@ def lagrangian_reweighting(
     require(0 < bound < 1, "bound", bound, "must be between 0 and 1", "try 0.01")
     require(iterations >= 1, "iterations", iterations, "must be >= 1", "try 20")
     codes, groups = check_task(train)
-    moments = rate_moments(train.labels, codes, len(groups), constraint)
+    labels = binary_labels(train.labels)
+    moments = rate_moments(labels, codes, len(groups), constraint)
     theta = np.zeros((2, len(moments)))
     models, multipliers, errors, violations = [], [], [], []
     for _ in range(iterations):
         prices = largest * np.exp(theta) / (1 + np.exp(theta).sum())
-        gains = costs(train.labels, moments, prices)
+        gains = costs(labels, moments, prices)
         model = learner.fit((gains > 0).astype(np.int64), np.abs(gains) / np.abs(gains).mean())
         decisions = model.predict(learner.features)
         violation = moments @ decisions
         theta = theta + rate / largest * (np.stack([violation, -violation]) - bound)
         models.append(model)
         multipliers.append(prices)
-        errors.append(np.mean(decisions != train.labels))
+        errors.append(np.mean(decisions != labels))
         violations.append(violation)
     weights = best_mixture(np.array(errors), np.array(violations), bound, largest)
     return Reduction(models, weights, np.array(multipliers), np.array(errors), np.array(violations))
@@ -252,7 +261,7 @@ def by_hand(
     iterations: int = 20,
 ) -> Mitigated:
     """The mixture that :func:`lagrangian_reweighting` finds."""
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         learner = make(train, test, seed)
@@ -281,7 +290,7 @@ def exponentiated_gradient(
     positive decision is ``_pmf_predict``. It says how often the rule says yes about such a
     person, not how likely the person is to earn more than 50K.
     """
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         learner = make(train, test, seed)
@@ -336,7 +345,7 @@ def grid_search(
     equalized odds, and too many with more groups.
     """
     require(constraint in CONSTRAINTS, "constraint", constraint, "must be 'dp' or 'eo'")
-    check_task(train)
+    train, test = prepared(train, test)
 
     def decide() -> ArrayLike:
         learner = make(train, test, seed)

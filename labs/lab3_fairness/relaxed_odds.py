@@ -18,6 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from common.errors import InputError, RunError, require
 from common.exercises import exercise
+from labs.lab3_fairness.postprocessing import rows_to_decide
 from labs.lab3_fairness.row_metrics import group_codes
 
 Array = NDArray[np.float64]
@@ -44,10 +45,11 @@ class ScoreBins:
     negatives: Array
 
     def locate(self, scores: ArrayLike, groups: ArrayLike) -> tuple[NDArray[np.intp], ...]:
-        """(group, bin) of each row, two int arrays of shape [n]."""
-        values, members = np.asarray(scores, dtype=float), np.asarray(groups)
-        if values.shape != members.shape or values.ndim != 1:
-            raise InputError(f"scores {values.shape} and groups {members.shape} must both be [n]")
+        """(group, bin) of each row, two int arrays of shape [n].
+
+        InputError for a score that is not finite, or a group without validation rows.
+        """
+        values, members = rows_to_decide(scores, groups)
         where = np.full(len(values), -1, dtype=np.intp)
         bins = np.zeros(len(values), dtype=np.intp)
         for code, group in enumerate(self.groups):

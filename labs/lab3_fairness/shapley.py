@@ -38,11 +38,33 @@ def coalitions(d: int) -> NDArray[np.bool_]:
 
 
 def evaluate(f: Predict, rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Outputs of rows of any shape [..., d], as [...], in batches that fit in memory."""
+    """Outputs of rows of any shape [..., d], as [...], in batches that fit in memory.
+
+    Raises
+    ------
+    InputError
+        For a model that does not return one finite number a row.
+    """
     flat = rows.reshape(-1, rows.shape[-1])
     pieces = np.array_split(flat, max(1, -(-flat.size // CELLS)))
-    outputs = np.concatenate([np.asarray(f(piece), dtype=np.float64) for piece in pieces])
+    outputs = np.concatenate([_outputs(f, piece) for piece in pieces])
     return outputs.reshape(rows.shape[:-1])
+
+
+def _outputs(f: Predict, rows: Matrix) -> Vector:
+    outputs = np.asarray(f(rows), dtype=np.float64)
+    if outputs.shape != (len(rows),):
+        raise InputError(
+            f"the model returns {outputs.shape} for {len(rows)} rows; it must be [m], one number a "
+            "row: take one column of its probabilities"
+        )
+    if not np.isfinite(outputs).all():
+        row = int(np.argmin(np.isfinite(outputs)))
+        raise InputError(
+            f"the model's output {outputs[row]} for the row {rows[row].tolist()} is not finite; "
+            "mend the model, or draw no such rows"
+        )
+    return outputs
 
 
 @exercise(

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError, require
+from common.exercises import exercise
 from labs.lab3_fairness.decisions import Outcome, expected_rates, outcome
 from labs.lab3_fairness.derandomize import band_rule, decide_by_hash
 from labs.lab3_fairness.mitigation import Mitigated, timed
@@ -131,6 +132,14 @@ class Pursuit:
     bands: Attempt
     hashed: Attempt
 
+    @property
+    def deterministic(self) -> Attempt:
+        """The rule without a coin that reached the target in more rehearsals; if equal, bands.
+
+        Rehearsals are on validation rows, so the test rows choose nothing. Bands can be read.
+        """
+        return max((self.bands, self.hashed), key=lambda attempt: attempt.rehearsal.reached)
+
 
 Decide = Callable[[ScoredRows, BinnedRule, ScoredRows], Array]
 
@@ -163,6 +172,14 @@ def programme(rows: ScoredRows, target: Target, share: float, *, n_bins: int = B
     return monotone_relaxed_odds(bins, dp_bound=limits[0], eo_bound=limits[1])
 
 
+@exercise(
+    "3.20",
+    points=8,
+    title="Rehearse a decision rule",
+    hint="On which rows may the bins, the rule and the bands be made, and on which is it judged? "
+    "What must be new in the next rehearsal, and what must be the same when somebody else repeats "
+    "all of them?",
+)
 def rehearse(
     validation: ScoredRows,
     target: Target,
@@ -174,6 +191,11 @@ def rehearse(
     seed: int = 0,
 ) -> Rehearsal:
     """Choose on a random half of the validation rows and judge on the other, ``repeats`` times.
+
+    Every rehearsal deals the rows anew into two halves that share no row, runs the *whole*
+    procedure on the first (``programme``, then ``decide`` with those rows as ``chosen_on``) and
+    judges its decisions about the second with ``judged``. Column r of ``results`` is rehearsal r:
+    the accuracy that the rule promises, then accuracy, DP and EO on the second half.
 
     The rule that will serve is chosen on twice as many rows, so the rehearsals are, if anything,
     pessimistic. They share their rows: ``repeats`` lowers the noise of the shuffling, not that
@@ -189,17 +211,28 @@ def rehearse(
         :func:`lottery`, :func:`bands` or :func:`hashed`.
     repeats, n_bins, seed
         Rehearsals, score bins a group, and the seed of the halves.
+
+    Returns
+    -------
+    Rehearsal
+        The same for the same seed.
+
+    References
+    ----------
+    Picard and Cook: Cross-Validation of Regression Models, JASA 1984 (repeated random halves).
     """
     require(repeats >= 1, "repeats", repeats, "must be >= 1", "try 100")
     codes, _ = group_codes(validation.groups, len(validation.labels))
     numbered = ScoredRows(validation.scores, validation.labels, codes)
     results = np.empty((4, repeats))
+    # BEGIN SOLUTION
     for number in range(repeats):
         order = np.random.default_rng([seed, number]).permutation(len(codes))
         half = len(order) // 2
         first, second = numbered.rows(order[:half]), numbered.rows(order[half:])
         rule = programme(first, target, share, n_bins=n_bins)
-        results[:, number] = rule.accuracy, *_judged(second, decide(first, rule, second))
+        results[:, number] = rule.accuracy, *judged(second, decide(first, rule, second))
+    # END SOLUTION
     return Rehearsal(target, share, *results)
 
 
@@ -288,11 +321,12 @@ def pursue(
     return Pursuit(target, share, rule, tries[0], tries[1], tries[2])
 
 
-def _judged(rows: ScoredRows, positive: Array) -> tuple[float, float, float]:
+def judged(rows: ScoredRows, positive: Array) -> tuple[float, float, float]:
+    """Accuracy, DP and EO of decisions about rows, in expectation over the rule's coin.
+
+    ``positive`` is P(Ŷ=1), of shape [n]. NaN for a gap in a rate that some group does not have.
+    """
     rates = expected_rates(rows.labels, positive, rows.groups)
     accuracy = float((rates["accuracy"] * rates["n"]).sum() / rates["n"].sum())
-    spread = (
-        rates[["selection_rate", "tpr", "fpr"]].max()
-        - rates[["selection_rate", "tpr", "fpr"]].min()
-    )
-    return accuracy, float(spread.iloc[0]), float(spread.iloc[1:].max(skipna=False))
+    dp_diff, *others = np.ptp(rates[["selection_rate", "tpr", "fpr"]].to_numpy(), axis=0)
+    return accuracy, float(dp_diff), float(np.max(others))

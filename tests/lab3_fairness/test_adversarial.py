@@ -157,3 +157,27 @@ def test_fairlearn_takes_two_groups_and_we_take_three(small):
 def test_bad_options_name_the_limit(options):
     with pytest.raises(InputError, match=next(iter(options))):
         adversarial.Duel(**options)
+
+
+def test_a_row_that_is_not_finite_is_neither_learned_from_nor_decided_about():
+    """NaN is not above 0: the person would be refused."""
+    columns, labels, codes = np.arange(6.0)[:, None], np.array([0, 1] * 3), np.array([0, 1] * 3)
+    duel = adversarial.Duel(epochs=1, batch=3)
+    run = adversarial.fit_duel(columns, labels, codes, duel)
+    columns[4] = np.nan
+    with pytest.raises(InputError, match=r"columns\[4, 0\] = nan is not finite"):
+        run.logits(columns)
+    with pytest.raises(InputError, match=r"columns\[4, 0\] = nan is not finite"):
+        adversarial.fit_duel(columns, labels, codes, duel)
+
+
+def test_a_duel_needs_groups_and_labels():
+    """An adversary with one group to guess is always right, and teaches nothing."""
+    columns, labels, codes = np.arange(6.0)[:, None], np.array([0, 1] * 3), np.array([0, 1] * 3)
+    for rows, message in (
+        ((columns, labels + 1, codes), "must be 0 or 1"),
+        ((columns, labels[:3], codes), "differ in rows"),
+        ((columns, labels, np.zeros(6, dtype=int)), "groups = 1 must be at least 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            adversarial.fit_duel(*rows, adversarial.Duel())

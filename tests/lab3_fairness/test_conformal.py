@@ -233,3 +233,37 @@ def test_calibrating_on_the_rows_of_training_breaks_the_promise():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_score_that_is_missing_is_an_error_and_not_a_label_ruled_out():
+    """NaN <= threshold is false: the label would leave the set, as if it had been tested."""
+    chances, y, groups = unequal(100, 0)
+    ours = conformal.lac_scores(chances)
+    new = ours[:4].copy()
+    new[2, 1] = np.nan
+    with pytest.raises(InputError, match=r"test\[2, 1\] is NaN"):
+        conformal.split_conformal(ours, y, new)
+    with pytest.raises(InputError, match=r"test\[2, 1\] is NaN"):
+        conformal.mondrian_conformal(ours, y, groups, new, groups[:4])
+    with pytest.raises(InputError, match=r"calibration\[2, 1\] is NaN"):
+        conformal.split_conformal(np.concatenate([new, ours[4:]]), y, ours)
+
+
+def test_test_rows_have_the_labels_of_the_calibration_rows():
+    """A single column would be compared with every label's threshold."""
+    chances, y, groups = unequal(100, 0)
+    ours = conformal.lac_scores(chances)
+    with pytest.raises(InputError, match=r"test \(4, 1\) must be \[n, 2\]"):
+        conformal.split_conformal(ours, y, ours[:4, :1])
+    with pytest.raises(InputError, match=r"test \(4, 1\) must be \[n, 2\]"):
+        conformal.mondrian_conformal(ours, y, groups, ours[:4, :1], groups[:4])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_new_row_without_a_group_has_no_threshold(missing):
+    chances, y, groups = unequal(100, 0)
+    ours = conformal.lac_scores(chances)
+    there = groups[:3].copy()
+    there[1] = missing
+    with pytest.raises(InputError, match=r"test_groups\[1\] is missing"):
+        conformal.mondrian_conformal(ours, y, groups, ours[:3], there)

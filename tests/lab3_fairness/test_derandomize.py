@@ -144,3 +144,18 @@ def test_bad_points_salts_and_groups_are_errors():
     rule = derandomize.band_rule(scores, labels, groups, [(0.1, 0.4), (0.1, 0.4)])
     with pytest.raises(InputError, match="'c' has no band"):
         rule.positive(np.array([0.5]), np.array(["c"]))
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_row_without_a_score_is_not_decided_about(score):
+    """NaN is in no band: the person would be refused and nobody would know why."""
+    rule = derandomize.band_rule(*synthetic(0, 500), [(0.1, 0.4), (0.1, 0.4)])
+    with pytest.raises(InputError, match=r"scores\[1\] = (nan|inf) is not finite"):
+        rule.positive([0.5, score], ["a", "b"])
+
+
+@pytest.mark.parametrize("chance", [np.nan, 1.5, -0.1])
+def test_a_chance_that_is_none_is_not_tossed(chance):
+    """NaN would be a refusal and 1.5 an acceptance, both without a coin."""
+    with pytest.raises(InputError, match=r"positive\[2\]"):
+        derandomize.decide_by_hash([0.5, 1.0, chance], people(3), "s")

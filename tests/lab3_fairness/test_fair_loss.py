@@ -216,8 +216,56 @@ def test_a_path_of_targets_trades_accuracy_for_the_gap(adult):
         ({"batch": 1}, "batch"),
         ({"mu": 0.0}, "mu"),
         ({"steps": 0}, "steps"),
+        ({"raise_every": 0}, "raise_every"),
+        ({"hidden": 0}, "hidden"),
+        ({"learning_rate": 0.0}, "learning_rate"),
     ],
 )
 def test_bad_options_name_the_limit(options, message):
     with pytest.raises(InputError, match=message):
         fair_loss.Training(**options)
+
+
+def test_a_row_that_is_not_finite_has_no_logit(small):
+    """NaN is not above 0: the person would be refused."""
+    run = fair_loss.fit_fair_network(*small, fair_loss.Training(steps=2))
+    columns = small[0].copy()
+    for value in (np.nan, np.inf):
+        columns[5, 2] = value
+        with pytest.raises(InputError, match=r"columns\[5, 2\] = (nan|inf) is not finite"):
+            run.logits(columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [0, 1, 2, 1, 0, 1]}, "labels = .* must be 0 or 1"),
+        ({"labels": [0, 1, np.nan, 1, 0, 1]}, "labels = .* must be 0 or 1"),
+        ({"labels": [0, 1]}, "differ in rows"),
+        ({"codes": [0, 1]}, "differ in rows"),
+        ({"codes": [0] * 6}, "groups = 1 must be at least 2"),
+        ({"codes": [0.5] * 6}, "codes"),
+        ({"codes": [-1, 1] * 3}, "codes"),
+        ({"columns": np.full((6, 1), np.nan)}, r"columns\[0, 0\] = nan is not finite"),
+        ({"columns": np.zeros(6)}, "columns"),
+    ],
+)
+@pytest.mark.parametrize("constraint", ["dp", "eo"])
+def test_rows_that_cannot_be_learned_from_are_named(change, message, constraint):
+    rows = {
+        "columns": np.arange(6.0)[:, None],
+        "labels": [0, 1, 0, 1, 0, 1],
+        "codes": [0, 0, 0, 1, 1, 1],
+    } | change
+    rows = {name: np.asarray(values) for name, values in rows.items()}
+    with pytest.raises(InputError, match=message):
+        fair_loss.fit_fair_network(**rows, training=fair_loss.Training(constraint, steps=1))
+
+
+def test_one_group_is_enough_where_nothing_is_compared():
+    """Without a constraint there is no gap, and labels may be bool."""
+    columns, codes = np.arange(6.0)[:, None], np.zeros(6, dtype=np.intp)
+    plain = fair_loss.Training(None, steps=3)
+    first = fair_loss.fit_fair_network(columns, np.array([0, 1] * 3), codes, plain)
+    second = fair_loss.fit_fair_network(columns, np.array([False, True] * 3), codes, plain)
+    np.testing.assert_array_equal(first.logits(columns), second.logits(columns))

@@ -167,3 +167,23 @@ def test_a_row_far_from_everybody_has_no_explanation():
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         lm.lime(bent, table(1, 4, 1), lm.gaussian(table(50, 4, 0)), **options)
+
+
+WRONG_OUTPUTS = [
+    (lambda x: np.where(x[:, 0] > 0, np.nan, x[:, 0]), "is not finite"),
+    (lambda x: np.full(len(x), np.inf), "is not finite"),
+    (lambda x: np.stack([x[:, 0], x[:, 1]], axis=1), r"must be \[m\]"),
+    (lambda x: x[:, :1], r"must be \[m\]"),
+    (lambda x: x[:1, 0], r"must be \[m\]"),
+    (lambda x: 0.5, r"must be \[m\]"),
+]
+
+
+@pytest.mark.parametrize(("f", "message"), WRONG_OUTPUTS)
+def test_a_model_without_one_finite_output_a_row_is_not_explained(f, message):
+    """A NaN would look like a row without neighbours, which is another finding."""
+    rows, reference = table(2, 4, 0), table(5, 4, 1)
+    with pytest.raises(InputError, match=message):
+        lm.lime(f, rows, lm.masked(reference), n_samples=20)
+    with pytest.raises(InputError, match=message):
+        lm.captum_lime(f, rows, reference[0], n_samples=20)

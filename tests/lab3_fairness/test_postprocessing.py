@@ -127,3 +127,14 @@ def test_a_group_with_one_class_or_without_a_threshold_is_an_error():
         rule.positive(np.array([0.5]), np.array(["c"]))
     with pytest.raises(InputError, match="must be finite"):
         postprocessing.group_curves(np.full(600, np.nan), labels, groups)
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_row_without_a_score_is_not_decided_about(score):
+    """NaN is above no threshold: the person would be refused and nobody would know why."""
+    rows = synthetic(0)
+    for rule in (postprocessing.parity_thresholds(*rows), postprocessing.odds_mixture(*rows)):
+        with pytest.raises(InputError, match=r"scores\[1\] = (nan|inf) is not finite"):
+            rule.positive([0.5, score], ["a", "b"])
+    with pytest.raises(InputError, match=r"scores\[1\] = (nan|inf) is not finite"):
+        postprocessing.fairlearn_positive(*rows, [0.5, score], ["a", "b"], "demographic_parity")

@@ -214,3 +214,85 @@ def test_a_task_that_cannot_be_compared_is_an_error():
         check_task(Task(features.assign(x=[1.0, np.nan, 1, 1]), good, groups))
     codes, names = check_task(Task(features, good, groups), min_rows=1)
     assert (codes.tolist(), names) == ([0, 0, 1, 1], ("a", "b"))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_person_without_a_group_has_no_residual(missing):
+    removal = preprocessing.fit_correlation_removal(np.eye(4), list("aabb"))
+    groups = np.array(["a", missing, "b", "b"], dtype=object)
+    with pytest.raises(InputError, match=r"groups\[1\] is missing"):
+        removal.transform(np.eye(4), groups)
+    with pytest.raises(InputError, match="4 rows"):
+        removal.transform(np.eye(4), ["a"])
+
+
+@pytest.fixture(scope="module")
+def few(adult):
+    return tuple(subsample(task, 300) for task in adult)
+
+
+def with_cell(task, column, value):
+    """The task with another value of ``column`` in row 7."""
+    cells = task.features[column].astype(object).to_numpy().copy()
+    cells[7] = value
+    column_of = pd.Series(cells, index=task.features.index)
+    if value is not None:
+        column_of = column_of.astype(float)
+    return Task(task.features.assign(**{column: column_of}), task.labels, task.groups)
+
+
+NAMES = sorted(set(methods()) - {"lagrangian_eo", "exponentiated_gradient_eo", "grid_search_dp"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("column", "value"), [("age", np.nan), ("age", np.inf), ("occupation", None)]
+)
+def test_no_method_decides_about_a_row_with_a_missing_value(few, name, column, value):
+    """NaN passes a network as NaN, which is above no threshold: a refusal without a reason."""
+    train, test = few
+    with pytest.raises(InputError, match=rf"column '{column}' .* row 7"):
+        methods()[name](train, with_cell(test, column, value), seed=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_method_decides_without_a_column(few, name):
+    train, test = few
+    short = Task(test.features.drop(columns="age"), test.labels, test.groups)
+    with pytest.raises(InputError, match="no column 'age'"):
+        methods()[name](train, short, seed=0)
+
+
+def test_the_design_matrix_checks_the_test_rows_too(few):
+    train, test = few
+    with pytest.raises(InputError, match=r"test features: column 'age' .* row 7"):
+        design_matrices(train, with_cell(test, "age", np.nan))
+    with pytest.raises(InputError, match="test features: no column 'age'"):
+        design_matrices(train, Task(test.features[["race"]], test.labels, test.groups))
+
+
+@pytest.mark.parametrize("kind", [bool, float, object])
+def test_labels_of_another_type_are_the_same_labels(few, kind):
+    """True counts as 1: as an index it would have been a mask, and counted other people."""
+    train, test = few
+    same = Task(train.features, train.labels.astype(kind), train.groups)
+    codes, names = check_task(same)
+    assert (codes.tolist(), names) == (check_task(train)[0].tolist(), ("Female", "Male"))
+    np.testing.assert_array_equal(
+        preprocessing.reweighing_weights(same.labels, same.groups),
+        preprocessing.reweighing_weights(train.labels, train.groups),
+    )
+    for name in ("reweighing_logistic", "lagrangian_dp", "fair_loss_eo", "adversarial_eo"):
+        np.testing.assert_array_equal(
+            methods()[name](same, test, seed=0).positive,
+            methods()[name](train, test, seed=0).positive,
+        )
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0.5, 1], [0, 1, np.nan, 1], list("0101"), [0, 1, 2, 1]])
+def test_labels_that_are_no_yes_or_no_are_refused(labels):
+    features, groups = pd.DataFrame({"x": np.arange(4.0)}), np.array(list("aabb"), dtype=object)
+    with pytest.raises(InputError, match="must be 0 or 1"):
+        check_task(Task(features, np.array(labels), groups), min_rows=1)
+    with pytest.raises(InputError, match="must be 0 or 1"):
+        preprocessing.reweighing_weights(labels, groups)

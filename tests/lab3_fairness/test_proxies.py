@@ -205,3 +205,29 @@ def test_free_text_is_refused_by_name():
     table = people(n=600, name=[f"person {i}" for i in range(600)])
     with pytest.raises(InputError, match="column 'name' has 600 different texts"):
         women(table)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0.2, 1.7], [1, 1], [0, 1, 2], ["yes", "no"], [0.0, np.nan], ["0", "1"]],
+)
+def test_a_label_that_is_no_yes_or_no_is_refused(labels):
+    """Cut to whole numbers, .2 and 1.7 would be 0 and 1, and their AUC a number about nothing."""
+    table = people(hired=np.resize(np.array(labels), 160))
+    options = {"sensitive": "sex", "group": "woman", "label": "hired", "make": logistic_regression}
+    with pytest.raises(InputError, match="label column 'hired'"):
+        proxies.proxy_auc(table, **options)
+    with pytest.raises(InputError, match="label column 'hired'"):
+        proxies.proxy_report(table, **options, n_drop=0)
+
+
+def test_a_label_of_true_and_false_is_one_of_1_and_0():
+    table = people()
+    options = {"sensitive": "sex", "group": "woman", "label": "hired", "n_drop": 0, "folds": 2}
+    found = [
+        proxies.proxy_report(
+            table.assign(hired=table["hired"].astype(kind)), make=logistic_regression, **options
+        ).label_auc
+        for kind in (int, bool, float)
+    ]
+    assert found[0] == found[1] == found[2]

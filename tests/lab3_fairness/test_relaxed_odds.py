@@ -235,3 +235,13 @@ def test_a_bound_outside_0_to_1_and_an_unknown_group_are_errors():
         relaxed_odds.relaxed_odds(bins, eo_bound=1.5)
     with pytest.raises(InputError, match="'c' was not in the validation rows"):
         bins.locate([0.5], ["c"])
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_row_without_a_score_is_not_decided_about(score):
+    """NaN sorts above every edge: the row would be accepted with certainty."""
+    bins = relaxed_odds.score_bins(*synthetic(0), n_bins=10)
+    rule = relaxed_odds.relaxed_odds(bins)
+    for decide in (bins.locate, rule.positive):
+        with pytest.raises(InputError, match=r"scores\[1\] = (nan|inf) is not finite"):
+            decide([0.5, score, score], ["a", "b", "a"])

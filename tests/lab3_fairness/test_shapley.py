@@ -380,3 +380,24 @@ def test_codes_give_the_model_the_table_it_was_fitted_on():
 def test_what_cannot_be_explained_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+WRONG_OUTPUTS = [
+    (lambda x: np.where(x[:, 0] > 0, np.nan, x[:, 0]), "is not finite"),
+    (lambda x: np.full(len(x), np.inf), "is not finite"),
+    (lambda x: np.stack([x[:, 0], x[:, 1]], axis=1), r"must be \[m\]"),
+    (lambda x: x[:, :1], r"must be \[m\]"),
+    (lambda x: x[:1, 0], r"must be \[m\]"),
+    (lambda x: 0.5, r"must be \[m\]"),
+]
+
+
+@pytest.mark.parametrize(("f", "message"), WRONG_OUTPUTS)
+def test_a_model_without_one_finite_output_a_row_is_not_explained(f, message):
+    """One NaN makes every credit of the row NaN; two columns of probabilities are two models."""
+    rows, background = table(3, 4, 0), table(5, 4, 1)
+    for explain in (shapley.exact_shapley, shapley.permutation_shapley):
+        with pytest.raises(InputError, match=message):
+            explain(f, rows, background)
+    with pytest.raises(InputError, match=message):
+        shapley.conditional_shapley(f, rows, background, neighbours=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,3 +108,134 @@ def test_columns_of_different_length_and_a_bad_share_are_errors():
         ScoredRows(rows.scores[:5], rows.labels, rows.groups)
     with pytest.raises(InputError, match="share"):
         target_rules.programme(rows, Target("eo", eo_diff=0.1), 1.5)
+
+
+def watched(rows, *, share=0.0, repeats=6, seed=0):
+    """A rehearsal for EO 0, and what each call of ``decide`` was given and answered."""
+    calls = []
+
+    def decide(chosen_on, rule, others):
+        positive = target_rules.lottery(chosen_on, rule, others)
+        calls.append((chosen_on, rule, others, positive))
+        return positive
+
+    found = target_rules.rehearse(
+        rows,
+        Target("eo", eo_diff=0.05),
+        share,
+        decide=decide,
+        repeats=repeats,
+        n_bins=30,
+        seed=seed,
+    )
+    return found, calls
+
+
+@pytest.mark.exercise("3.20")
+def test_no_row_that_chose_the_rule_judges_it():
+    """The halves share no row and leave none out; scores are unique here, so they name the rows.
+
+    A rule judged on a row that chose it is judged by a witness it has paid. Halves drawn with
+    replacement share four rows in ten.
+    """
+    rows = synthetic(0, 2000)
+    _, calls = watched(rows)
+    assert len(calls) == 6, f"decide was called {len(calls)} times in 6 rehearsals"
+    for number, (chosen_on, _, others, _) in enumerate(calls):
+        common = np.intersect1d(chosen_on.scores, others.scores).size
+        assert common == 0, f"rehearsal {number}: {common} rows choose and judge"
+        for name, half in (("first", chosen_on), ("second", others)):
+            distinct = len(np.unique(half.scores))
+            assert distinct == 1000, f"the {name} half has {distinct} distinct rows of 2000"
+
+
+@pytest.mark.exercise("3.20")
+def test_the_rule_is_made_on_the_first_half_alone():
+    """Each rehearsal runs the whole procedure: the rule is that of its own first half.
+
+    A rule made on all rows has seen those that judge it; one made once rehearses the judging and
+    not the choice.
+    """
+    _, calls = watched(synthetic(1, 2000))
+    for number, (chosen_on, rule, _, _) in enumerate(calls):
+        own = target_rules.programme(chosen_on, Target("eo", eo_diff=0.05), 0.0, n_bins=30)
+        off = float(np.abs(rule.accept - own.accept).max())
+        assert off < 1e-6, f"rehearsal {number}: chances differ by {off:.3f} from the half's rule"
+
+
+@pytest.mark.exercise("3.20")
+def test_every_rehearsal_deals_the_rows_anew_and_the_seed_repeats_them():
+    """Six rehearsals are six deals; one deal six times is one result, and ``reached`` 0 or 1."""
+    rows = synthetic(2, 2000)
+    found, calls = watched(rows)
+    deals = {tuple(np.sort(chosen_on.scores)) for chosen_on, *_ in calls}
+    assert len(deals) == 6, f"6 rehearsals, {len(deals)} different first halves"
+    again, other = watched(rows)[0], watched(rows, seed=1)[0]
+    assert np.array_equal(found.eo_diff, again.eo_diff), f"{found.eo_diff}, then {again.eo_diff}"
+    assert not np.array_equal(found.eo_diff, other.eo_diff), f"seeds 0 and 1: {found.eo_diff}"
+
+
+@pytest.mark.exercise("3.20")
+def test_a_rehearsal_reports_the_half_that_judged():
+    """``promised`` is of the rows that chose; accuracy and both gaps are of those that did not."""
+    found, calls = watched(synthetic(3, 2000))
+    for number, (_, rule, others, positive) in enumerate(calls):
+        right = np.where(others.labels == 1, positive, 1 - positive).mean()
+        groups = [others.groups == name for name in np.unique(others.groups)]
+        selection = [positive[rows].mean() for rows in groups]
+        odds = [
+            np.ptp([positive[rows & (others.labels == label)].mean() for rows in groups])
+            for label in (0, 1)
+        ]
+        expected = rule.accuracy, right, np.ptp(selection), max(odds)
+        got = [
+            float(getattr(found, name)[number])
+            for name in ("promised", "accuracy", "dp_diff", "eo_diff")
+        ]
+        assert got == pytest.approx(expected), f"rehearsal {number}: expected {expected}, got {got}"
+
+
+@pytest.mark.exercise("3.20")
+def test_a_gap_of_0_where_it_was_chosen_is_none_of_0_elsewhere():
+    """Aimed at EO 0 on halves of 800 rows: about .07 on the rows that did not choose.
+
+    On the rows that chose the rule the gap is 0 and the target is always reached. That is what a
+    threshold chosen on the test half reports, and what nobody else will see.
+    """
+    found, _ = watched(synthetic(14, 1600), repeats=20)
+    mean = float(found.eo_diff.mean())
+    assert mean > 0.04, f"mean EO on rows that did not choose: expected above .04, got {mean:.4f}"
+    assert found.reached < 0.8, f"EO <= .05 is reached in {found.reached:.2f} of the rehearsals"
+
+
+def test_a_half_without_positives_of_a_group_has_no_gap():
+    """The largest rate minus the smallest of those that exist would be 0, and reach the target."""
+    rows = synthetic(5, 400)
+    labels = np.where(rows.groups == "b", 0, rows.labels)
+    blind = ScoredRows(rows.scores, labels, rows.groups)
+    accuracy, dp_diff, eo_diff = target_rules.judged(blind, np.full(400, 0.5))
+    assert (accuracy, dp_diff) == pytest.approx((0.5, 0.0))
+    assert np.isnan(eo_diff), eo_diff
+
+
+def test_the_deterministic_rule_is_chosen_by_rehearsal_and_not_by_the_test_rows():
+    """More rehearsals reached is better, whatever the test rows say; of equals, bands."""
+    validation, test = synthetic(3), synthetic(4)
+    found = target_rules.pursue(
+        validation, test, features(test), Target("eo", eo_diff=0.1), repeats=2, n_boot=10
+    )
+
+    def with_reached(attempt, share):
+        gaps = np.where(np.arange(100) < 100 * share, 0.0, 1.0)
+        rehearsal = target_rules.Rehearsal(
+            found.target, found.share, np.ones(100), np.ones(100), gaps, gaps
+        )
+        return dataclasses.replace(attempt, rehearsal=rehearsal)
+
+    for bands, hashed, chosen in ((0.3, 0.6, "hashed"), (0.6, 0.3, "bands"), (0.5, 0.5, "bands")):
+        pursuit = dataclasses.replace(
+            found,
+            bands=with_reached(found.bands, bands),
+            hashed=with_reached(found.hashed, hashed),
+        )
+        assert pursuit.deterministic is getattr(pursuit, chosen), (bands, hashed)

@@ -170,7 +170,6 @@ def _point(axes: Axes, result: Outcome, gap: str, family: str, number: int) -> N
     colour, marker, label = FAMILIES[family]
     x, (low, high) = getattr(result, gap), getattr(result, f"{gap}_ci95")
     bottom, top = result.accuracy_ci95
-    # A gap's percentile interval need not hold the gap itself: it is biased upward near 0.
     axes.errorbar(
         x, result.accuracy,
         xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
@@ -178,7 +177,11 @@ def _point(axes: Axes, result: Outcome, gap: str, family: str, number: int) -> N
         fmt=marker, color=colour, markersize=5, linewidth=0.6, alpha=0.85, label=label,
     )  # fmt: skip
     axes.annotate(
-        str(number), (x, result.accuracy), xytext=(4, 3), textcoords="offset points", fontsize=7.5
+        str(number),
+        (x, result.accuracy),
+        xytext=(4, 3) if number % 2 else (-13, -10),
+        textcoords="offset points",
+        fontsize=7.5,
     )
 
 

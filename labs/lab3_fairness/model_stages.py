@@ -73,7 +73,7 @@ def mitigate(run: Run, config: Config, adult: Adult) -> None:
     made += fairlearn_rules(validation, judged)
     base = outcome(test.labels, adult.scores > 0.5, test.groups, n_boot=config.n_boot)
     outcomes = {each.name: each.outcome(test, n_boot=config.n_boot, seed=run.seed) for each in made}
-    report.methods(run, outcomes, base)
+    report.methods(run, outcomes)
     pursuits = [
         pursue(
             validation,
@@ -86,7 +86,7 @@ def mitigate(run: Run, config: Config, adult: Adult) -> None:
         )
         for target in run.progress(TARGETS, "targets", len(TARGETS))
     ]
-    report.targets(run, pursuits)
+    report.targets(run, pursuits, base)
     compared = compare_with_programme(
         [each for each in made if each.family != "post"],
         validation,

@@ -313,6 +313,8 @@ def slice_studies(run: Run, null: NullStudy, planted: PlantedStudy) -> None:
     rate("null_confirmed", null.any_confirmed)
     rate("planted_recall", planted.recall)
     rate("planted_precision", planted.precision)
+    how = "confirmed slices that are exactly one that was planted, and not a part of one"
+    put(run, "slices.planted_exact", planted.exact, how=how)
     if null.any_confirmed.n < LEAST_NULL_SETS:
         run.unmeasured(
             "L3.slices_null", f"{null.any_confirmed.n} data sets are too few to tell 5 %"

@@ -29,15 +29,17 @@ def explainers(run: Run, comparison: Comparison) -> None:
     from labs.lab3_fairness.figures_explanations import draw_lime_spread
 
     area = "explanations"
-    put(run, f"{area}.closed_form_error", comparison.closed_form_error, "log-odds")
-    put(run, f"{area}.shap_error", comparison.shap_error, "log-odds")
+    put(run, f"{area}.closed_form_error", comparison.closed_form_error, "probability")
+    put(run, f"{area}.shap_error", comparison.shap_error, "probability")
     worst = max(comparison.closed_form_error, comparison.shap_error)
-    put(run, f"{area}.largest_error", worst, "log-odds", how="enumeration against both")
+    put(run, f"{area}.largest_error", worst, "probability", how="enumeration against both")
     n = len(comparison.exact.values)
     for check in comparison.checks:
         name = f"{area}.{slug(check.method)}"
-        put(run, f"{name}_largest_error", check.largest_error, "log-odds", n=n)
-        put(run, f"{name}_spread", check.spread, "log-odds", n=n, how="standard deviation, seeds")
+        put(run, f"{name}_largest_error", check.largest_error, "probability", n=n)
+        put(
+            run, f"{name}_spread", check.spread, "probability", n=n, how="standard deviation, seeds"
+        )
         how = "share of the first three columns that two seeds agree on"
         put(run, f"{name}_top3_agreement", check.top3_agreement, n=n, how=how)
     run.figure(

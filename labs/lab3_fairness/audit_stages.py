@@ -147,7 +147,11 @@ def audits(run: Run, config: Config, adult: Adult) -> None:
     from labs.lab3_fairness.row_metrics import RATE_METRICS, selection_rate
     from labs.lab3_fairness.tabular import TWO_RACES, high_risk, propublica_filter
 
-    how = {"n_boot": config.n_boot, "n_permutations": config.n_permutations, "seed": run.seed}
+    how: dict[str, Any] = {
+        "n_boot": config.n_boot,
+        "n_permutations": config.n_permutations,
+        "seed": run.seed,
+    }
     test, chosen = adult.test, (adult.scores > config.threshold).astype(int)
     kept = propublica_filter(load("compas").table("scores"))
     two = kept[kept["race"].isin(TWO_RACES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 
 from common.exercises.overlay import VARIABLE as WORK
 from tests.fork_server import VARIABLE, fork_server
+
+# A shell starts what it puts into the background with SIGINT ignored, and whatever that starts
+# inherits it: a test of Ctrl-C would wait for a program that cannot hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

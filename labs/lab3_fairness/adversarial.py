@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from common.errors import RunError, require
-from labs.lab3_fairness.fair_loss import CLIP, as_tensor, small_network
+from labs.lab3_fairness.fair_loss import CLIP, as_tensor, logits_of, small_network
 from labs.lab3_fairness.mitigation import (
     Method,
     Mitigated,
@@ -137,10 +137,7 @@ class DuelResult:
 
     def logits(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """[n]; above 0 is the positive decision."""
-        device = next(self.predictor.parameters()).device
-        with torch.no_grad():
-            out: Tensor = self.predictor(as_tensor(columns, str(device))).squeeze(1)
-        return np.asarray(out.cpu().numpy(), dtype=np.float64)
+        return logits_of(self.predictor, columns)
 
 
 def fit_duel(

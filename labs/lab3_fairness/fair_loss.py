@@ -184,10 +184,7 @@ class FairNetwork:
 
     def logits(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """[n]; above 0 is the positive decision."""
-        device = next(self.network.parameters()).device
-        with torch.no_grad():
-            out: Tensor = self.network(as_tensor(columns, str(device))).squeeze(1)
-        return np.asarray(out.cpu().numpy(), dtype=np.float64)
+        return logits_of(self.network, columns)
 
 
 def fit_fair_network(
@@ -274,6 +271,14 @@ def small_network(
         nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(linear[0], nn.ReLU(), linear[1])
+
+
+def logits_of(network: nn.Module, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Outputs of a network with one of them, [n], for columns of shape [n, p]."""
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        out: Tensor = network(as_tensor(columns, str(device))).squeeze(1)
+    return np.asarray(out.cpu().numpy(), dtype=np.float64)
 
 
 def as_tensor(columns: NDArray[np.float64], device: str) -> Tensor:

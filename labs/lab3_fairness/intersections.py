@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import fisher_exact
 
 from common.errors import InputError, require
+from labs.lab3_fairness.multiple_testing import holm
 from labs.lab3_fairness.row_metrics import RowMetric, check_columns
 from labs.lab3_fairness.score_intervals import wilson
 from labs.lab3_fairness.shrinkage import Shrunk, beta_binomial_shrinkage
@@ -280,22 +281,6 @@ def intersection_report(
             )
         )
     return IntersectionReport(metric.name, tuple(columns), overall, tuple(rows), shrinkage)
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p-values of m tests, corrected so that one false alarm in the family stays within level.
-
-    The i-th smallest becomes the largest of ``(m - j + 1) p_(j)`` over j <= i, at most 1.
-
-    References
-    ----------
-    Holm: A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statistics 6, 1979.
-    """
-    order = np.argsort(p_values)
-    steps = np.arange(len(p_values), 0, -1) * p_values[order]
-    out = np.empty(len(p_values))
-    out[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return out
 
 
 def _one_sided(

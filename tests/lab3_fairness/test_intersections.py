@@ -12,11 +12,11 @@ from labs.lab3_fairness.intersections import (
     NO_WORSE,
     NOT_ENOUGH,
     age_bands,
-    holm,
     intersect,
     intersection_report,
     pool_small,
 )
+from labs.lab3_fairness.multiple_testing import holm
 from labs.lab3_fairness.row_metrics import (
     mean_prediction,
     selection_rate,

@@ -12,6 +12,13 @@ import pytest
 from common.exercises.overlay import VARIABLE as WORK
 from tests.fork_server import VARIABLE, fork_server
 
+# Workers of pytest-xdist share the cores out. With a thread a core in each of them, and in all that
+# they start, threads that wait in a spin hold up those that work: five times slower and more.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    CORES = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
+
 # A shell starts what it puts into the background with SIGINT ignored, and whatever that starts
 # inherits it: a test of Ctrl-C would wait for a program that cannot hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

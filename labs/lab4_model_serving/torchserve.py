@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, require
 from common.ports import LOOPBACK, require_port_free
 from common.process import Child, supervised
 from labs.lab4_model_serving.torchserve_config import (
@@ -102,6 +102,69 @@ class TorchServe:
         )
         if not answer.is_success:
             raise InputError(f"cannot make {name} {version} the default: {_message(answer)}")
+
+    def scale_workers(
+        self, name: str, version: str, n: int, *, wait: bool = True, timeout: float = 60
+    ) -> None:
+        """Run ``n`` worker processes of one version, without a restart of the server.
+
+        Workers that are taken away finish their batch first; requests that wait go to the others.
+
+        Parameters
+        ----------
+        wait
+            Return when all are ready, or when those taken away are gone. A new worker imports its
+            libraries and loads the model, which takes a second or more.
+
+        Raises
+        ------
+        InputError
+            ``n`` below 0, or no such model or version.
+        RunError
+            Not done within ``timeout`` seconds.
+        """
+        require(n >= 0, "n", n, "must be >= 0")
+        answer = self._client.put(
+            f"{self.management_url}/models/{name}/{version}",
+            params={"min_worker": n, "max_worker": n, "synchronous": "false"},
+            headers={"Authorization": f"Bearer {self._management_token}"},
+        )
+        if answer.is_client_error:
+            raise InputError(f"cannot scale {name} {version} to {n}: {_message(answer)}")
+        if answer.is_server_error:
+            raise RunError(f"cannot scale {name} {version} to {n}: {_message(answer)}")
+        deadline = time.monotonic() + timeout
+        while wait:
+            workers = self._version(name, version)["workers"]
+            if [each["status"] for each in workers] == ["READY"] * n:
+                return
+            if time.monotonic() > deadline:
+                raise RunError(f"{name} {version} had not {n} workers in {timeout:g} s: {workers}")
+            time.sleep(0.05)
+
+    def queue_depth(self, name: str | None = None, version: str | None = None) -> int:
+        """Requests that wait for a worker now: of one version, of one model, or of all.
+
+        Raises
+        ------
+        InputError
+            The model or its version is not loaded.
+        """
+        names = [name] if name else list(dict.fromkeys(model.name for model in self.models))
+        if name and version:
+            found = [self._version(name, version)]
+        else:
+            found = [each for one in names for each in self.describe(one)]
+            if not found:
+                loaded = sorted({model.name for model in self.models})
+                raise InputError(f"no model {name!r} is loaded; loaded are {loaded}")
+        return sum(int(each["jobQueueStatus"]["pendingRequests"]) for each in found)
+
+    def _version(self, name: str, version: str) -> dict[str, Any]:
+        versions = {each["modelVersion"]: each for each in self.describe(name)}
+        if version not in versions:
+            raise InputError(f"{name} has no version {version!r}; loaded are {sorted(versions)}")
+        return versions[version]
 
     def worker_pids(self, name: str | None = None) -> list[int]:
         """Process ids of the ready workers of one model, or of all."""

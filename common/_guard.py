@@ -81,7 +81,10 @@ def _stop_tree(grace_s: float) -> None:
         reap()
         time.sleep(0.01)
         left = descendants(os.getpid())
-    reap()
+    # A process whose main thread has ended counts as a zombie while its other threads still end.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def main(lifeline: int, grace_s: float, command: list[str]) -> int:

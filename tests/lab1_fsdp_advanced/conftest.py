@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.ports import free_port
+from common.process import supervised
+from tests.fork_server import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +65,7 @@ def start(
     function: Callable[[Any], dict[str, Any]],
     folder: Path,
     *,
+    server: Path | None,
     procs: int,
     arguments: tuple[str, ...] = (),
     timeout: float = 60,
@@ -70,7 +73,8 @@ def start(
     """Run ``function(ranks, *arguments)`` on ``procs`` ranks: rank 0's answer, or a rank's error.
 
     The function's source is copied into a script, so it must import what it uses. The ranks are
-    started as torchrun would, without its launcher, which takes as long as a rank itself.
+    started as torchrun would, without its launcher, which takes as long as a rank itself; and they
+    are forks of a Python that has torch imported, unless there is no ``server``.
     """
     name = f"{function.__name__}-{len(list(folder.iterdir()))}"
     script, output = folder / f"{name}.py", folder / f"{name}.json"
@@ -80,27 +84,23 @@ def start(
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env |= {"WORLD_SIZE": str(procs), "LOCAL_WORLD_SIZE": str(procs)}
     log = folder / f"{name}.log"
-    with log.open("w") as stream:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script), str(output), *arguments],
-                env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=stream,
-                stderr=stream,
+    command = [str(script), str(output), *arguments]
+    with ExitStack() as stack:
+        ranks = []
+        for rank in map(str, range(procs)):
+            own = env | {"RANK": rank, "LOCAL_RANK": rank}
+            started = (
+                forked(command, server=server, log=log, env=own, cwd=Path.cwd(), grace_s=0)
+                if server
+                else supervised([sys.executable, *command], log=log, env=own, grace_s=0)
             )
-            for rank in range(procs)
-        ]
-        try:
-            deadline = time.monotonic() + timeout
-            while any(rank.poll() is None for rank in ranks):
-                # A rank that failed leaves the others in a collective that never ends.
-                if any(rank.poll() for rank in ranks) or time.monotonic() > deadline:
-                    break
-                time.sleep(0.02)
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
+            ranks.append(stack.enter_context(started))
+        deadline = time.monotonic() + timeout
+        while any(rank.poll() is None for rank in ranks):
+            # A rank that failed leaves the others in a collective that never ends.
+            if any(rank.poll() for rank in ranks) or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
     if (error := Path(f"{output}.error")).exists():
         return Answers(json.loads(error.read_text()))
     if not output.exists():
@@ -109,7 +109,9 @@ def start(
 
 
 @pytest.fixture(scope="module")
-def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answers]:
+def on_ranks(
+    tmp_path_factory: pytest.TempPathFactory, server: Path | None
+) -> Callable[..., Answers]:
     """``on_ranks(function, *arguments, procs=2, timeout=60)``: see :func:`start`."""
     folder = tmp_path_factory.mktemp("ranks")
 
@@ -120,6 +122,6 @@ def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answers]
         timeout: float = 60,
     ) -> Answers:
         given = tuple(map(str, arguments))
-        return start(function, folder, procs=procs, arguments=given, timeout=timeout)
+        return start(function, folder, server=server, procs=procs, arguments=given, timeout=timeout)
 
     return run

@@ -1,13 +1,13 @@
 """What a model server tells Prometheus: histograms by stage, counters, gauges.
 
-A latency is a *histogram*: counts of requests at or below fixed bounds. Counts of several replicas can
-be added and then asked for a percentile; percentiles of several replicas cannot be averaged. One bound
-is the SLO itself (0.05 s), so that "the share within 50 ms" is read off and not interpolated.
+A latency is a *histogram*: counts of requests at or below fixed bounds. Counts of several replicas
+can be added and then asked for a percentile; percentiles of several replicas cannot be averaged.
+One bound is the SLO itself (0.05 s), so that "the share within 50 ms" is read off and not
+interpolated.
 
 One request costs :meth:`ServingMetrics.observe` five binary searches and ten additions under one
-lock, two to three microseconds. The same five histograms of prometheus-client, one lock a value
-and a loop in Python over the bounds, take about five times as long. The text for Prometheus is made
-when it asks.
+lock. The same five histograms of prometheus-client take several times as long: one lock a value,
+and a loop in Python over the bounds. The text for Prometheus is made when it asks.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_an_exercise_has_wrong_solutions(entry: Entry) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", [lab for lab in LABS if of_lab(lab)])
-def test_every_stub_fails_by_name(lab: str, tmp_path: Path) -> None:
+def test_every_stub_fails_by_name(lab: str, tmp_path: Path, server: Path) -> None:
     start(of_lab(lab), tmp_path)
     found = graded(tmp_path, lab)
     for entry in of_lab(lab):
@@ -134,7 +134,7 @@ def test_every_stub_fails_by_name(lab: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", [lab for lab in LABS if of_lab(lab)])
-def test_every_reference_passes_as_a_learners_file(lab: str, tmp_path: Path) -> None:
+def test_every_reference_passes_as_a_learners_file(lab: str, tmp_path: Path, server: Path) -> None:
     for entry in of_lab(lab):
         file = entry.work_file(tmp_path)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ TorchServe hands a worker a list of requests that it held back for up to ``max_b
 handler turns each into rows, runs all rows at once, and gives every request its own rows back. A
 request that cannot be understood gets status 400 with the reason, and does not touch the others.
 
+What happens to a bad request among good ones is :func:`batch_isolation.answer_batch`, and what a
+worker does for each request besides is in ``worker_io``.
+
 The file packed into an archive must define exactly one class, so a handler is a file of its own::
 
     from labs.lab4_model_serving.onnx_handler import OnnxHandler
@@ -15,6 +18,7 @@ The file packed into an archive must define exactly one class, so a handler is a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RunError
+from labs.lab4_model_serving import worker_io
+from labs.lab4_model_serving.batch_isolation import BadRequest, Outcome, answer_batch
 from labs.lab4_model_serving.export import run, session
+
+__all__ = ["BadRequest", "OnnxHandler", "Rows"]
 
 Rows = dict[str, NDArray[Any]]
 
@@ -39,8 +47,8 @@ ORT_TYPES: dict[str, type[np.generic]] = {
 }
 
 
-class BadRequest(ValueError):
-    """The client's mistake. The message goes back to it with status 400."""
+log = logging.getLogger(__name__)
+PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type"}
 
 
 class OnnxHandler:
@@ -66,6 +74,7 @@ class OnnxHandler:
         RunError
             The archive does not hold exactly one ONNX file.
         """
+        worker_io.tune()
         properties = context.system_properties
         self.folder = Path(properties["model_dir"])
         found = sorted(self.folder.glob("*.onnx"))
@@ -143,26 +152,35 @@ class OnnxHandler:
             raise BadRequest(f"every input needs the same number of rows (>= 1), got {counts}")
         return checked
 
+    def example(self, request: dict[str, Any]) -> Any:
+        """One request of TorchServe's to one example: JSON, then :meth:`preprocess`."""
+        return self.preprocess(_parse(request))
+
+    def predict(self, examples: list[Any]) -> list[Any]:
+        """One run for all examples [n]; an answer for each [n]."""
+        outputs = run(self.session, self.collate(examples))
+        ends = np.cumsum([self.rows(example) for example in examples])
+        return [
+            self.postprocess({name: array[first:last] for name, array in outputs.items()})
+            for first, last in zip([0, *ends[:-1]], ends)
+        ]
+
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """What TorchServe calls with a batch: one answer a request, in order."""
-        answers: list[Any] = [None] * len(data)
-        accepted: list[tuple[int, Any]] = []
-        for index, request in enumerate(data):
-            try:
-                accepted.append((index, self.preprocess(_parse(request))))
-            except BadRequest as error:
-                context.set_response_status(400, "Bad Request", idx=index)
-                answers[index] = {"code": 400, "type": "BadRequest", "message": str(error)}
-        if accepted:
-            outputs = run(self.session, self.collate([example for _, example in accepted]))
-            first = 0
-            for index, example in accepted:
-                last = first + self.rows(example)
-                answers[index] = self.postprocess(
-                    {name: array[first:last] for name, array in outputs.items()}
-                )
-                first = last
-        return answers
+        outcomes = answer_batch(data, self.example, self.predict)
+        return [self.reply(outcome, index, context) for index, outcome in enumerate(outcomes)]
+
+    def reply(self, outcome: Outcome, index: int, context: Any) -> Any:
+        """The body of one answer; status and headers go to ``context``."""
+        if outcome.status == 200:
+            return outcome.body
+        if outcome.error:
+            log.error("a request failed by itself", exc_info=outcome.error)
+        status = outcome.status
+        context.set_response_status(status, PHRASES.get(status, "Internal Server Error"), index)
+        request_id = context.get_request_id(index) or ""
+        content = {"code": status, "message": outcome.body, "request_id": request_id}
+        return {"error": content}
 
 
 def _parse(request: dict[str, Any]) -> Any:
@@ -171,8 +189,8 @@ def _parse(request: dict[str, Any]) -> Any:
     if isinstance(body, (bytes, bytearray, str)):
         try:
             return json.loads(body)
-        except ValueError as error:
-            raise BadRequest(f"the body is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from error
     return body
 
 

@@ -1,49 +1,75 @@
-"""The handler of the lab's classifier: ``{"text": "..."}`` in, label and probability out."""
+"""The handler of the lab's classifier: the bundle behind TorchServe, ``{"text": "..."}`` in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from labs.lab4_model_serving import onnx_handler, predictor, protocol, worker_io
 
-from labs.lab4_model_serving import classifier, onnx_handler
+JSON_TYPE = {"content-type": protocol.JSON}
 
 
 class TextHandler(onnx_handler.OnnxHandler):
-    """Hashes all texts of a batch at once: about eight times cheaper than one by one."""
+    """Serves the bundle whose four files lie in its archive.
 
-    max_characters = 20_000
+    The texts of a batch are tokenized in one call and sorted by length; each ``run_size`` of them
+    are one run, padded to the longest among themselves. A batch of 32 as one run would compute
+    on as much padding as its longest text demands.
+    """
 
-    def setup(self) -> None:
-        """Read ``labels.json``, a list of names in the order of the logits."""
-        self.labels = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
-        classifier.hash_texts(["imports scikit-learn before the first request"])
+    run_size = 16
 
-    def preprocess(self, request: Any) -> str:
-        """The text of a request."""
-        if not isinstance(request, dict) or not isinstance(request.get("text"), str):
-            raise onnx_handler.BadRequest('expected a JSON object {"text": "..."}')
-        text: str = request["text"]
-        if len(text) > self.max_characters:
-            raise onnx_handler.BadRequest(
-                f"the text has {len(text)} characters, the limit is {self.max_characters}"
-            )
-        return text
+    def initialize(self, context: Any) -> None:
+        """Called once in every worker, before it counts as ready.
 
-    def rows(self, example: str) -> int:
-        """A text is one row."""
-        return 1
+        Raises
+        ------
+        InputError
+            The archive holds no whole bundle.
+        """
+        worker_io.tune()
+        properties = context.system_properties
+        device = "cpu" if properties.get("gpu_id") is None else "cuda"
+        self.predictor = predictor.Predictor(
+            onnx_handler.Path(properties["model_dir"]), device=device, threads=self.threads
+        )
+        self.limits = protocol.Limits()
+        version = json.dumps(self.predictor.version)
+        # What is the same in every answer is encoded once.
+        self._head = {
+            label: f'{{"label": {json.dumps(label)}, "probability": '
+            for label in self.predictor.bundle.labels
+        }
+        self._tail = f', "version": {version}}}'
+        self.predictor.predict(["the first run is slow: not at a user's expense"])
 
-    def collate(self, examples: Sequence[str]) -> onnx_handler.Rows:
-        """Texts to features [n, FEATURES]."""
-        return {classifier.INPUT: classifier.hash_texts(examples)}
+    def example(self, request: dict[str, Any]) -> str:
+        """The text of one request, checked."""
+        body = request.get("body", request.get("data", b""))
+        if not isinstance(body, (bytes, bytearray)):
+            # Without TS_DECODE_INPUT_REQUEST=false the worker has parsed it already.
+            body = json.dumps(body).encode()
+        try:
+            return protocol.text_of(body, protocol.JSON, self.limits)
+        except protocol.HttpError as error:
+            raise onnx_handler.BadRequest(error.message, error.status) from error
 
-    def postprocess(self, outputs: onnx_handler.Rows) -> dict[str, Any]:
-        """The most likely label and its softmax probability."""
-        logits = outputs[classifier.OUTPUT][0].astype(np.float64)
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = int(probabilities.argmax())
-        return {"label": self.labels[best], "probability": float(probabilities[best])}
+    def predict(self, examples: list[str]) -> list[bytes]:
+        """Encoded answers of texts [n]."""
+        ids = self.predictor.encode(examples)
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        answers = [b""] * len(ids)
+        for first in range(0, len(order), self.run_size):
+            rows = order[first : first + self.run_size]
+            found = self.predictor.predict_ids([ids[row] for row in rows])
+            for row, answer in zip(rows, found, strict=True):
+                head = self._head[answer.label]
+                answers[row] = f"{head}{answer.probability!r}{self._tail}".encode()
+        return answers
+
+    def reply(self, outcome: onnx_handler.Outcome, index: int, context: Any) -> Any:
+        """Adds the header that says which version answered."""
+        context.set_response_header(index, "X-Model-Version", self.predictor.version)
+        context.set_response_header(index, "content-type", protocol.JSON)
+        return super().reply(outcome, index, context)

@@ -25,7 +25,10 @@ from common.errors import InputError, RunError, require
 from common.ports import LOOPBACK, require_port_free
 from common.process import Child, supervised
 from labs.lab4_model_serving.torchserve_config import (
+    DEFAULT,
     LOG4J,
+    YEAR_MIN,
+    Frontend,
     ModelSpec,
     Ports,
     cause_of_failure,
@@ -36,7 +39,7 @@ from labs.lab4_model_serving.torchserve_config import (
     properties,
 )
 
-__all__ = ["ModelSpec", "Ports", "TorchServe", "torchserve"]
+__all__ = ["Frontend", "ModelSpec", "Ports", "TorchServe", "torchserve"]
 
 
 class TorchServe:
@@ -259,6 +262,8 @@ def torchserve(
     start_timeout: float = 60,
     queue_size: int = 100,
     gpus: int = 0,
+    frontend: Frontend = DEFAULT,
+    token_expiration_min: float = YEAR_MIN,
 ) -> Iterator[TorchServe]:
     """Serve ``models`` until the block ends; then no process of the server is left.
 
@@ -281,6 +286,10 @@ def torchserve(
         Requests that may wait per model version; the next one is answered 503 at once.
     gpus
         Workers are spread over this many GPUs; 0 keeps them on the CPU.
+    frontend
+        How the JVM and the workers are run.
+    token_expiration_min
+        Minutes until both tokens are refused (:meth:`TorchServe.renew_token` gets a new one).
 
     Raises
     ------
@@ -301,11 +310,22 @@ def torchserve(
         home = Path(temporary)
         (home / "log4j2.xml").write_text(LOG4J, encoding="utf-8")
         config = home / "config.properties"
-        config.write_text(properties(store, models, ports, queue_size, gpus), encoding="utf-8")
+        config.write_text(
+            properties(
+                store,
+                models,
+                ports,
+                queue_size,
+                gpus,
+                frontend=frontend,
+                token_expiration_min=token_expiration_min,
+            ),
+            encoding="utf-8",
+        )
         with supervised(
-            command(home, config, store),
+            command(home, config, store, frontend),
             log=log,
-            env=environment(home, env or {}),
+            env=environment(home, env or {}, frontend),
             cwd=home,  # key_file.json is written here
             name="TorchServe",
         ) as child:

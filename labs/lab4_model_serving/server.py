@@ -26,7 +26,8 @@ from common.errors import InputError, RunError
 from common.ports import LOOPBACK, free_port, require_port_free
 from common.process import Child, supervised
 from labs.lab4_model_serving.batcher import DeadlinePassed, QueueFull
-from labs.lab4_model_serving.bundle import describe, read_bundle
+from labs.lab4_model_serving.bundle import read_bundle
+from labs.lab4_model_serving.management import is_management, respond
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.protocol import (
     HttpError,
@@ -108,41 +109,34 @@ class ModelServer:
             check_token(_header(headers, "authorization"), self._token)
             if route.model != self.model.name:
                 raise HttpError(404, f"no model {route.model[:50]!r}")
-            version = self.model.choose(request_id, route.version)
             content = await self._body(headers, receive)
             text = text_of(content, _header(headers, "content-type"), self.limits)
-            return await self._predict(text, version)
+            # Between the choice and the queue nothing is awaited: no version leaves in between.
+            version = self.model.choose(_header(headers, "x-user") or request_id, route.version)
+            return await self._predict(text, version, request_id, counted=not route.version)
         if path == "/ping":
             return b'{"status": "alive"}', {}
-        if path == f"/models/{self.model.name}":
+        if is_management(path):
             check_token(_header(headers, "authorization"), self._management_token)
-            if method == "PUT":
-                self._change(await self._body(headers, receive))
-            versions = {
-                version: {**describe(live.predictor.bundle), "weight": self.model.weights[version]}
-                for version, live in self.model.versions.items()
-            }
-            return json.dumps({"model": self.model.name, "versions": versions}).encode(), {}
+            _status, found = await respond(
+                self.model, method, path, await self._body(headers, receive)
+            )
+            return json.dumps(found).encode(), {}
         raise HttpError(404, f"nothing is at {path[:100]!r}")
 
-    async def _predict(self, text: str, version: str) -> tuple[bytes, dict[str, str]]:
+    async def _predict(
+        self, text: str, version: str, request_id: str, *, counted: bool
+    ) -> tuple[bytes, dict[str, str]]:
         try:
-            answer, _times = await self.model.predict(text, version)
+            answer, _times = await self.model.predict(
+                text, version, request_id=request_id, counted=counted
+            )
         except QueueFull as full:
             wait = str(max(1, math.ceil(full.retry_after_s)))
             raise HttpError(503, "the queue is full", {"Retry-After": wait}) from None
         except DeadlinePassed:
             raise HttpError(504, "the request waited longer than its deadline") from None
         return answer_body(answer, version), {"X-Model-Version": version}
-
-    def _change(self, content: bytes) -> None:
-        try:
-            weights = {str(k): float(v) for k, v in json.loads(content)["weights"].items()}
-            self.model.set_weights(weights)
-        except InputError as error:
-            raise HttpError(400, str(error)) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise HttpError(400, 'expected {"weights": {"<version>": <number>}}') from None
 
     async def _body(self, headers: Mapping[str, bytes], receive: Receive) -> bytes:
         length = _header(headers, "content-length")
@@ -219,6 +213,8 @@ def serve_bundle(
     device: str = "cpu",
     threads: int = 1,
     settings: BatchSettings | None = None,
+    model_store: Path | None = None,
+    delays: Mapping[str, float] | None = None,
     start_timeout: float = 60,
 ) -> Iterator[Server]:
     """Serve bundles of one model (several versions) until the block ends.
@@ -231,6 +227,10 @@ def serve_bundle(
         Receives ``server.log``.
     port
         On 127.0.0.1; None picks a free one.
+    model_store
+        Folder that bundles may be loaded from while the server runs; None switches that off.
+    delays
+        Version to seconds that each of its runs is delayed by, a fault put in on purpose.
 
     Raises
     ------
@@ -255,6 +255,10 @@ def serve_bundle(
     command += ["--settings", json.dumps(vars(settings))]
     for path in paths:
         command += ["--bundle", str(path.resolve())]
+    if model_store:
+        command += ["--model-store", str(model_store.resolve())]
+    for version, seconds in (delays or {}).items():
+        command += ["--delay", f"{version}={seconds}"]
     env = {**os.environ, TOKEN: token, MANAGEMENT_TOKEN: management_token}
     env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     with supervised(command, log=log, env=env, name="model server") as child:
@@ -290,6 +294,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--settings", type=json.loads, default={})
+    parser.add_argument("--model-store", type=Path, help="allow loading bundles from this folder")
+    parser.add_argument(
+        "--delay", action="append", default=[], metavar="VERSION=SECONDS", help="inject a fault"
+    )
     options = parser.parse_args(arguments)
     settings = BatchSettings(**options.settings)
     try:
@@ -300,7 +308,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    model = LiveModel(predictors[0].bundle.name)
+    model = LiveModel(
+        predictors[0].bundle.name,
+        settings=settings,
+        store=options.model_store,
+        delays={each.partition("=")[0]: float(each.partition("=")[2]) for each in options.delay},
+        device=options.device,
+        threads=options.threads,
+    )
     for i, predictor in enumerate(predictors):
         predictor.predict(["warm up"])
         model.add(predictor, settings, weight=1.0 if i == 0 else 0.0)

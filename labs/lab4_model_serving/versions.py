@@ -1,8 +1,8 @@
 """The versions of a model that are live: who answers a request, and who only listens.
 
-A request without a version goes to one by weight (*canary*). The choice hashes the request's id,
-so a retry of the same request meets the same version. A *shadow* version gets a copy of requests
-and its answers go nowhere but into comparison.
+A request without a version goes to one by weight (*canary*, :func:`traffic.choose_version`); one
+that names a version gets that one. A *shadow* gets copies and answers nobody. A change of weights
+touches no request under way, and a version leaves only after it has answered what it has.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, require
 from labs.lab4_model_serving.batcher import Batcher, Served
 from labs.lab4_model_serving.predictor import Answer, Predictor
 from labs.lab4_model_serving.protocol import HttpError, Times
+from labs.lab4_model_serving.shadow import Shadow
+from labs.lab4_model_serving.traffic import TrafficWindows, check_weights, choose_version
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,21 @@ class _Timed:
 
 
 class LiveVersion:
-    """A predictor behind a batcher of its own."""
+    """A predictor behind a batcher and threads of its own: no version waits for another's queue.
 
-    def __init__(self, predictor: Predictor, settings: BatchSettings) -> None:
+    Parameters
+    ----------
+    delay_s
+        Slept in every run: a fault that a test or an exercise puts in.
+    """
+
+    def __init__(
+        self, predictor: Predictor, settings: BatchSettings, *, delay_s: float = 0.0
+    ) -> None:
+        require(delay_s >= 0, "delay_s", delay_s, "must be >= 0 seconds")
         self.predictor = predictor
+        self.delay_s = delay_s
+        self._threads = ThreadPoolExecutor(settings.runners, f"version-{predictor.version}")
         self.batcher: Batcher[str, _Timed] = Batcher(
             self._run,
             max_batch=settings.max_batch,
@@ -49,6 +64,7 @@ class LiveVersion:
             max_queue=settings.max_queue,
             deadline_s=settings.deadline_s,
             runners=settings.runners,
+            executor=self._threads,
         )
 
     def _run(self, texts: Sequence[str]) -> list[_Timed]:
@@ -56,6 +72,8 @@ class LiveVersion:
         ids = self.predictor.encode(texts)
         encoded = time.perf_counter()
         logits = self.predictor.logits(ids)
+        if self.delay_s:
+            time.sleep(self.delay_s)
         computed = time.perf_counter()
         answers = self.predictor.answers(logits)
         spent = (encoded - start, computed - encoded, time.perf_counter() - computed)
@@ -68,66 +86,160 @@ class LiveVersion:
         times = Times(served.queue_s, timed.input_s, timed.compute_s, timed.output_s, served.batch)
         return timed.answer, times
 
+    async def close(self) -> None:
+        """Answer what it has, then end its threads."""
+        await self.batcher.drain()
+        self._threads.shutdown(wait=False)
+
 
 class LiveModel:
-    """Every live version of one model, and the share of requests that each gets."""
+    """Every live version of one model, and the share of requests that each gets.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    settings
+        Of versions that are loaded while the server runs.
+    store
+        The only folder that bundles may be loaded from while the server runs; None (the default)
+        switches loading and unloading off.
+    delays
+        Version to seconds that each of its runs is delayed by (a fault put in on purpose).
+    device, threads
+        Of predictors that are loaded while the server runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: BatchSettings | None = None,
+        store: Path | None = None,
+        delays: Mapping[str, float] | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
         self.name = name
+        self.settings = settings or BatchSettings()
+        self.store = store.resolve() if store else None
+        self.delays = dict(delays or {})
+        self.device, self.threads = device, threads
         self.versions: dict[str, LiveVersion] = {}
         self.weights: dict[str, float] = {}
+        self.salt = ""
+        self.windows = TrafficWindows()
+        self.shadow: Shadow | None = None
 
     def add(self, predictor: Predictor, settings: BatchSettings, weight: float = 0.0) -> None:
-        """Load a version; it gets requests once it has a weight, or when asked for by name."""
-        if predictor.version in self.versions:
-            raise InputError(f"{self.name} {predictor.version} is already live")
-        self.versions[predictor.version] = LiveVersion(predictor, settings)
-        self.weights[predictor.version] = weight
+        """Make a version live; it gets requests once it has a weight, or when asked for by name."""
+        version = predictor.version
+        if version in self.versions:
+            raise InputError(f"{self.name} {version} is already live")
+        delay_s = self.delays.get(version, 0.0)
+        self.versions[version] = LiveVersion(predictor, settings, delay_s=delay_s)
+        self.weights[version] = weight
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
-        """Give every live version its share; requests under way are not touched."""
+    def set_weights(self, weights: Mapping[str, float], *, salt: str | None = None) -> None:
+        """Give every live version its share, 0 where none is given; all at once.
+
+        Parameters
+        ----------
+        salt
+            Of the rollout. It stays as it is without one: another salt moves users at random.
+
+        Raises
+        ------
+        InputError
+            A version that is not live, a negative weight, or none above 0.
+        """
         unknown = sorted(set(weights) - set(self.versions))
         if unknown:
             raise InputError(
                 f"{self.name} has no version {unknown[0]}; live: {list(self.versions)}"
             )
-        if not any(w > 0 for w in weights.values()) or any(w < 0 for w in weights.values()):
-            raise InputError(f"weights = {dict(weights)} must be >= 0, and one of them above 0")
+        check_weights(weights)
         self.weights = {version: float(weights.get(version, 0)) for version in self.versions}
+        self.salt = self.salt if salt is None else salt
 
     async def remove(self, version: str) -> None:
-        """Stop sending requests to a version, answer those it has, and drop it."""
+        """Send no request to a version any more, answer those it has, and drop it.
+
+        Raises
+        ------
+        InputError
+            It still has weight, or is the shadow.
+        """
         if self.weights.get(version, 0) > 0:
             raise InputError(f"{self.name} {version} still has weight; set_weights first")
+        if self.shadow and self.shadow.version == version:
+            raise InputError(f"{self.name} {version} is the shadow; stop the shadow first")
         live = self.versions.pop(version, None)
         self.weights.pop(version, None)
         if live:
-            await live.batcher.drain()
+            await live.close()
 
-    def choose(self, request_id: str, asked: str = "") -> str:
-        """The version for a request; 404 for one that is not live."""
+    def choose(self, key: str, asked: str = "") -> str:
+        """The version for a request: the one it asks for, or one by weight; 404 if not live.
+
+        Parameters
+        ----------
+        key
+            The user where the request names one, else the request's id.
+        """
         if asked:
             if asked not in self.versions:
                 raise HttpError(404, f"{self.name} has no version {asked[:50]!r}")
             return asked
-        total = sum(self.weights.values())
-        at = (hash_fraction(request_id)) * total
-        for version, weight in self.weights.items():
-            at -= weight
-            if at < 0:
-                return version
-        return next(version for version, weight in self.weights.items() if weight > 0)
+        able = [version for version, weight in self.weights.items() if weight > 0]
+        if not able:
+            raise HttpError(503, "no version takes requests", {"Retry-After": "1"})
+        return able[0] if len(able) == 1 else choose_version(key, self.weights, self.salt)
 
-    async def predict(self, text: str, version: str) -> tuple[Answer, Times]:
-        """Run one text on a version that :meth:`choose` named."""
-        return await self.versions[version].predict(text)
+    async def predict(
+        self, text: str, version: str, *, request_id: str = "", counted: bool = False
+    ) -> tuple[Answer, Times]:
+        """Run one text on a version that :meth:`choose` named, before anything else is awaited.
+
+        Parameters
+        ----------
+        request_id
+            By which a true label may come later.
+        counted
+            The version was chosen by weight: count the request in ``windows``, and let the shadow
+            have a copy. A request that names its version is no random sample.
+        """
+        live = self.versions.get(version)
+        if live is None:  # chosen, then something was awaited, and the version has left
+            raise HttpError(503, f"{version[:50]!r} has just been removed", {"Retry-After": "1"})
+        if not counted:
+            return await live.predict(text)
+        start = time.perf_counter()
+        try:
+            answer, times = await live.predict(text)
+        except Exception:
+            self.windows.observe(request_id, version, time.perf_counter() - start)
+            raise
+        self.windows.observe(request_id, version, time.perf_counter() - start, answer.label)
+        if self.shadow:
+            run_s = times.input_s + times.compute_s + times.output_s
+            self.shadow.offer(request_id, text, version, answer, run_s)
+        return answer, times
+
+    async def set_shadow(self, version: str, share: float, *, max_queue: int = 64) -> None:
+        """Let a live version listen to a share of the requests; replaces an earlier shadow."""
+        live = self.versions.get(version)
+        if live is None:
+            raise InputError(f"{self.name} has no version {version}; live: {list(self.versions)}")
+        shadow = Shadow(live.predictor, share, salt=self.salt, max_queue=max_queue)
+        await self.stop_shadow()
+        self.shadow = shadow
+
+    async def stop_shadow(self) -> None:
+        """Copy nothing more."""
+        shadow, self.shadow = self.shadow, None
+        if shadow:
+            await shadow.close()
 
     async def drain(self) -> None:
+        """Answer what all versions have."""
+        await self.stop_shadow()
         await asyncio.gather(*(live.batcher.drain() for live in self.versions.values()))
-
-
-def hash_fraction(key: str) -> float:
-    """A number in [0, 1) that is the same for the same key in every process."""
-    from zlib import crc32
-
-    return crc32(key.encode()) / 2**32

@@ -1,26 +1,27 @@
-"""INT8: what quantization does to one weight matrix, and ONNX Runtime's dynamic INT8 of a model.
+"""INT8 by hand, for weights and for activations, and ONNX Runtime's dynamic INT8 of a model.
 
-Weights are symmetric int8 with one scale a channel; activations get their scale and zero point at
-run time from each batch ("dynamic"), so no calibration data is needed.
+Weights are symmetric int8 with one scale a channel. Activations are affine uint8: a scale and a
+zero point, taken at run time from each batch ("dynamic", here) or from a calibration before
+("static", :mod:`static_quantization`).
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, require
 from common.exercises import exercise
 
 INTEGER_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul", "ConvInteger")
@@ -73,6 +74,110 @@ def relative_error(weights: NDArray[Any], approximation: NDArray[Any]) -> float:
     return float(np.linalg.norm(weights - approximation) / np.linalg.norm(weights))
 
 
+@exercise(
+    "4.6",
+    points=10,
+    title="Scale and zero point of an affine range",
+    hint="255 steps, not 256. Zero has to be a grid point: widen the range to hold it, then round "
+    "the zero point to an integer. Which code must a range of only negative numbers give to zero? "
+    "And what if every value seen was zero?",
+)
+def affine_parameters(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point that map the range [low, high] of activations to uint8.
+
+    A value x is stored as ``q = clip(round(x / scale) + zero_point, 0, 255)`` and read back as
+    ``scale * (q - zero_point)``.
+
+    Parameters
+    ----------
+    low, high
+        Smallest and largest value that calibration saw.
+
+    Returns
+    -------
+    scale : float
+        ``(high - low) / 255`` after the range was widened, where needed, to include zero; 1 when
+        the range is only the number zero.
+    zero_point : int
+        The code of 0.0, ``round(-low / scale)``, in [0, 255]. So 0.0 is stored without error:
+        padding and ReLU make many exact zeros, and an error in them is the same in every sum.
+
+    Raises
+    ------
+    InputError
+        A limit that is not finite, or ``low`` > ``high``.
+
+    References
+    ----------
+    Jacob et al., CVPR 2018, equation 1 and section 3.1.
+    """
+    finite = bool(np.isfinite(low) and np.isfinite(high))
+    require(finite, "range", (low, high), "must be finite", "drop NaN and infinity before")
+    require(low <= high, "low", low, f"must be <= high = {high}")
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255
+    if scale < np.finfo(np.float32).tiny:  # zero, or so small that dividing by it overflows
+        return 1.0, 0
+    return scale, round(-low / scale)
+
+
+def quantize_affine(
+    values: NDArray[np.float32], scale: float, zero_point: int
+) -> NDArray[np.uint8]:
+    """uint8 codes of values of any shape; what lies outside the range saturates at 0 or 255.
+
+    Rounds halves to even, as ONNX's QuantizeLinear does.
+    """
+    steps = np.rint(values / np.float32(scale)) + zero_point
+    codes: NDArray[np.uint8] = np.clip(steps, 0, 255).astype(np.uint8)
+    return codes
+
+
+def dequantize_affine(
+    codes: NDArray[np.uint8], scale: float, zero_point: int
+) -> NDArray[np.float32]:
+    """The values that uint8 codes stand for, ``scale * (q - zero_point)``."""
+    values: NDArray[np.float32] = (codes.astype(np.float32) - zero_point) * np.float32(scale)
+    return values
+
+
+INTEGER_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
+
+
+def integer_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The best int8 multiply-add of this x86 CPU: one of ``INTEGER_INSTRUCTIONS``, or ``"none"``.
+
+    They add u8 x s8 products into 32 bits. Without them a kernel has vpmaddubsw, which adds two
+    products into *16* bits and saturates: 2 x 255 x 127 = 64,770 > 32,767. Weights of 7 bits keep
+    2 x 255 x 64 = 32,640 below it; that is what ``reduce_range`` is for.
+    """
+    if not cpuinfo.is_file():
+        return "none"
+    flags: set[str] = set()
+    for line in cpuinfo.read_text().splitlines():
+        if line.startswith("flags"):
+            flags = set(line.partition(":")[2].split())
+            break
+    return next((name for name in INTEGER_INSTRUCTIONS if name in flags), "none")
+
+
+def preprocess(fp32_path: Path, prepared: Path) -> Path:
+    """Infer shapes and fold constants, so that every weight is an initializer of its product.
+
+    Raises
+    ------
+    InputError
+        ``fp32_path`` does not exist.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    if not fp32_path.is_file():
+        raise InputError(f"no ONNX model at {fp32_path}; export one first (export_onnx)")
+    with quiet():
+        quant_pre_process(fp32_path, prepared, skip_symbolic_shape=True)
+    return prepared
+
+
 def quantize_int8(fp32_path: Path, int8_path: Path, *, reduce_range: bool = False) -> Path:
     """Write the dynamic INT8 version of an ONNX model, whole or not at all.
 
@@ -93,16 +198,10 @@ def quantize_int8(fp32_path: Path, int8_path: Path, *, reduce_range: bool = Fals
         The result has no integer matrix product: nothing was quantized.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if not fp32_path.is_file():
-        raise InputError(f"no ONNX model at {fp32_path}; export one first (export_onnx)")
-    int8_path.parent.mkdir(parents=True, exist_ok=True)
-    partial = int8_path.with_name(f".{int8_path.name}.{os.getpid()}.partial")
-    with tempfile.TemporaryDirectory(prefix="quantize-") as folder, _root_logger_at(logging.ERROR):
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(fp32_path, prepared, skip_symbolic_shape=True)
-        try:
+    with tempfile.TemporaryDirectory(prefix="quantize-") as folder, whole(int8_path) as partial:
+        prepared = preprocess(fp32_path, Path(folder) / "prepared.onnx")
+        with quiet():
             quantize_dynamic(
                 prepared,
                 partial,
@@ -110,33 +209,51 @@ def quantize_int8(fp32_path: Path, int8_path: Path, *, reduce_range: bool = Fals
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
             )
-            operators = operator_counts(partial)
-            if not any(operators[name] for name in INTEGER_OPERATORS):
-                raise RunError(
-                    f"{fp32_path.name} has no integer matrix product after quantization, only "
-                    f"{dict(operators.most_common(5))}: it holds no MatMul or Gemm with constant "
-                    "weights"
-                )
-            partial.replace(int8_path)
-        finally:
-            partial.unlink(missing_ok=True)
+        operators = operator_counts(partial)
+        if not any(operators[name] for name in INTEGER_OPERATORS):
+            raise RunError(
+                f"{fp32_path.name} has no integer matrix product after quantization, only "
+                f"{dict(operators.most_common(5))}: it holds no MatMul or Gemm with constant "
+                "weights"
+            )
     return int8_path
 
 
 @contextmanager
-def _root_logger_at(level: int) -> Iterator[None]:
-    # quantize_dynamic asks for the pre-processing on the root logger even when it has been done.
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(level)
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to; it becomes ``path`` if all goes well, else it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield
+        yield partial
+        partial.replace(path)
     finally:
-        root.setLevel(before)
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ONNX Runtime's quantization tools from printing, and from changing the root logger.
+
+    They ask for the pre-processing even when it has been done, print progress, and
+    ``matmul_nbits_quantizer`` gives the root logger a handler at level INFO on import.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.addHandler(logging.NullHandler())  # basicConfig leaves a logger with a handler alone
+    root.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def operator_counts(path: Path) -> Counter[str]:
     """How often each operator occurs in an ONNX file."""
+    import onnx
+
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 

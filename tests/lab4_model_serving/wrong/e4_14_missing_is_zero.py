@@ -1,0 +1,15 @@
+"""No reading is taken for no load: the fleet shrinks when monitoring dies."""
+
+
+def desired_replicas(state, signal, policy):
+    n = state.replicas
+    value = 0.0 if signal.value is None else signal.value
+    ratio = value / policy.target
+    advice = n if abs(ratio - 1) <= policy.tolerance + 1e-12 else ceil(n * ratio)
+    advice = min(max(advice, policy.min_replicas), policy.max_replicas)
+    recent = [*state.recommendations, (signal.time_s, advice)]
+    low = min(a for t, a in recent if t >= signal.time_s - policy.up_window_s)
+    high = max(a for t, a in recent if t >= signal.time_s - policy.down_window_s)
+    wanted = low if n < low else high if n > high else n
+    replicas, reason = limited(wanted, state, signal.time_s, policy)
+    return Decision(replicas, reason, remember(state, signal.time_s, advice, replicas, policy))

@@ -1,175 +1,87 @@
 """The lab's own model server: HTTP, one queue a version, batches, answers that say their version.
 
-An ASGI application under uvicorn. The event loop parses requests and fills queues; ONNX Runtime
-runs batches on a thread, without the interpreter's lock. Start one with :func:`serve_bundle`, or
-by hand: ``python -m labs.lab4_model_serving.server --bundle FOLDER``.
+One thread reads requests, decides and writes answers; ONNX Runtime runs batches on others, without
+the interpreter's lock. Start a server with :func:`serve_bundle`, or by hand:
+``python -m labs.lab4_model_serving.server --bundle FOLDER``.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
 import os
 import secrets
+import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from common.errors import InputError, RunError
 from common.ports import LOOPBACK, free_port, require_port_free
 from common.process import Child, supervised
-from labs.lab4_model_serving.batcher import DeadlinePassed, QueueFull
 from labs.lab4_model_serving.bundle import read_bundle
-from labs.lab4_model_serving.management import is_management, respond
+from labs.lab4_model_serving.http_connection import Connection, ConnectionLimits, Site
+from labs.lab4_model_serving.json_logs import AccessLog
 from labs.lab4_model_serving.predictor import Predictor
-from labs.lab4_model_serving.protocol import (
-    HttpError,
-    Limits,
-    answer_body,
-    check_token,
-    error_body,
-    route_of,
-    text_of,
-    too_large,
-)
+from labs.lab4_model_serving.protocol import Token
+from labs.lab4_model_serving.server_app import ModelServer
 from labs.lab4_model_serving.versions import BatchSettings, LiveModel
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 TOKEN = "SERVING_TOKEN"
 MANAGEMENT_TOKEN = "SERVING_MANAGEMENT_TOKEN"
+SWITCH_S = 0.0005
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-class ModelServer:
-    """The ASGI application.
+async def serve(
+    app: ModelServer,
+    port: int,
+    *,
+    limits: ConnectionLimits | None = None,
+    drain_s: float = 0.2,
+    grace_s: float = 8.0,
+) -> None:
+    """Serve on 127.0.0.1 until SIGTERM or Ctrl-C, then drain.
 
-    Parameters
-    ----------
-    model
-        The live versions.
-    token, management_token
-        What a prediction and a change of traffic must carry.
+    While it drains it listens on: new requests get 503, ``Retry-After`` and ``Connection: close``,
+    and ``/ready`` says no. It ends when all that was accepted is answered and ``drain_s`` is over
+    (a balancer needs time to see ``/ready``), after ``grace_s`` in any case.
     """
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    site = Site(app.handle, limits or ConnectionLimits())
+    listener = await loop.create_server(lambda: Connection(site), LOOPBACK, port, backlog=1024)
 
-    def __init__(
-        self, model: LiveModel, *, token: str, management_token: str, limits: Limits | None = None
-    ) -> None:
-        self.model = model
-        self.limits = limits or Limits()
-        self._token, self._management_token = token, management_token
-
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def tick() -> None:
         while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self.model.drain()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+            await asyncio.sleep(min(1.0, site.limits.head_s / 4))
+            site.tick()
 
-    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
-        request_id = _request_id(headers)
-        try:
-            body, extra = await self._respond(scope, headers, request_id, receive)
-            status = 200
-        except HttpError as error:
-            body, extra, status = error_body(error, request_id), error.headers, error.status
-        except Exception as error:  # a bug must not look like a hung connection
-            print(f"error: {request_id}: {error!r}", file=sys.stderr, flush=True)
-            failure = HttpError(500, "internal error")
-            body, extra, status = error_body(failure, request_id), {}, 500
-        await _send(send, status, body, {**extra, "X-Request-Id": request_id})
-
-    async def _respond(
-        self,
-        scope: dict[str, Any],
-        headers: Mapping[str, bytes],
-        request_id: str,
-        receive: Receive,
-    ) -> tuple[bytes, dict[str, str]]:
-        path, method = scope["path"], scope["method"]
-        if route := route_of(path):
-            if method != "POST":
-                raise HttpError(405, f"{method} is not allowed here, POST is", {"Allow": "POST"})
-            check_token(_header(headers, "authorization"), self._token)
-            if route.model != self.model.name:
-                raise HttpError(404, f"no model {route.model[:50]!r}")
-            content = await self._body(headers, receive)
-            text = text_of(content, _header(headers, "content-type"), self.limits)
-            # Between the choice and the queue nothing is awaited: no version leaves in between.
-            version = self.model.choose(_header(headers, "x-user") or request_id, route.version)
-            return await self._predict(text, version, request_id, counted=not route.version)
-        if path == "/ping":
-            return b'{"status": "alive"}', {}
-        if is_management(path):
-            check_token(_header(headers, "authorization"), self._management_token)
-            _status, found = await respond(
-                self.model, method, path, await self._body(headers, receive)
-            )
-            return json.dumps(found).encode(), {}
-        raise HttpError(404, f"nothing is at {path[:100]!r}")
-
-    async def _predict(
-        self, text: str, version: str, request_id: str, *, counted: bool
-    ) -> tuple[bytes, dict[str, str]]:
-        try:
-            answer, _times = await self.model.predict(
-                text, version, request_id=request_id, counted=counted
-            )
-        except QueueFull as full:
-            wait = str(max(1, math.ceil(full.retry_after_s)))
-            raise HttpError(503, "the queue is full", {"Retry-After": wait}) from None
-        except DeadlinePassed:
-            raise HttpError(504, "the request waited longer than its deadline") from None
-        return answer_body(answer, version), {"X-Model-Version": version}
-
-    async def _body(self, headers: Mapping[str, bytes], receive: Receive) -> bytes:
-        length = _header(headers, "content-length")
-        if length.isdigit() and int(length) > self.limits.body_bytes:
-            raise too_large(self.limits)
-        body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise HttpError(400, "the client went away")
-            body += message.get("body", b"")
-            if len(body) > self.limits.body_bytes:
-                raise too_large(self.limits)
-            if not message.get("more_body"):
-                return body
-
-
-async def _send(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    fields += [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _header(headers: Mapping[str, bytes], name: str) -> str:
-    return headers.get(name, b"").decode("latin-1")
-
-
-def _request_id(headers: Mapping[str, bytes]) -> str:
-    given = _header(headers, "x-request-id")
-    if 0 < len(given) <= 64 and given.isascii() and given.replace("-", "").isalnum():
-        return given
-    return secrets.token_hex(8)
+    clock = loop.create_task(tick())
+    await stopping.wait()
+    began = loop.time()
+    site.draining = True
+    drained = loop.create_task(app.drain())
+    await asyncio.wait([drained], timeout=grace_s)
+    while site.in_flight and loop.time() - began < grace_s:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(max(0.0, drain_s - (loop.time() - began)))
+    listener.close()
+    for connection in list(site.connections):
+        connection.timed_out()
+    # What was written last must leave before the process does.
+    while site.connections and loop.time() - began < grace_s + 1:
+        await asyncio.sleep(0.01)
+    clock.cancel()
 
 
 @dataclass(frozen=True)
@@ -215,6 +127,9 @@ def serve_bundle(
     settings: BatchSettings | None = None,
     model_store: Path | None = None,
     delays: Mapping[str, float] | None = None,
+    log_sample: float = 0.0,
+    token_lifetime_s: float = math.inf,
+    options: Sequence[str] = (),
     start_timeout: float = 60,
 ) -> Iterator[Server]:
     """Serve bundles of one model (several versions) until the block ends.
@@ -231,6 +146,12 @@ def serve_bundle(
         Folder that bundles may be loaded from while the server runs; None switches that off.
     delays
         Version to seconds that each of its runs is delayed by, a fault put in on purpose.
+    log_sample
+        Share of the ordinary requests in ``access.log`` in ``folder``; 0 for no such file.
+    token_lifetime_s
+        The token for predictions expires so long after the start (s).
+    options
+        More arguments of ``python -m labs.lab4_model_serving.server``.
 
     Raises
     ------
@@ -259,6 +180,11 @@ def serve_bundle(
         command += ["--model-store", str(model_store.resolve())]
     for version, seconds in (delays or {}).items():
         command += ["--delay", f"{version}={seconds}"]
+    if log_sample:
+        command += ["--access-log", str(folder / "access.log"), "--log-sample", str(log_sample)]
+    if token_lifetime_s < math.inf:
+        command += ["--token-lifetime-s", str(token_lifetime_s)]
+    command += options
     env = {**os.environ, TOKEN: token, MANAGEMENT_TOKEN: management_token}
     env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     with supervised(command, log=log, env=env, name="model server") as child:
@@ -273,7 +199,7 @@ def _wait_until_it_answers(server: Server, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            if httpx.get(f"{server.url}/ping", trust_env=False).is_success:
+            if httpx.get(f"{server.url}/ready", trust_env=False).is_success:
                 return
         except httpx.TransportError:
             pass  # not listening yet
@@ -286,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     import gc
 
-    import uvicorn
+    import uvloop
 
     parser = argparse.ArgumentParser(prog="python -m labs.lab4_model_serving.server")
     parser.add_argument("--bundle", type=Path, action="append", required=True)
@@ -298,6 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--delay", action="append", default=[], metavar="VERSION=SECONDS", help="inject a fault"
     )
+    parser.add_argument("--access-log", type=Path, help="JSON lines, one a request")
+    parser.add_argument("--log-sample", type=float, default=1.0)
+    parser.add_argument("--token-lifetime-s", type=float, default=math.inf)
+    parser.add_argument("--connections", type=json.loads, default={}, help="ConnectionLimits, JSON")
+    parser.add_argument("--drain-s", type=float, default=0.2, help="refuse so long before the end")
     options = parser.parse_args(arguments)
     settings = BatchSettings(**options.settings)
     try:
@@ -323,16 +254,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     management = os.environ.get(MANAGEMENT_TOKEN) or secrets.token_hex(16)
     if TOKEN not in os.environ:
         print(f"token: {token}\nmanagement token: {management}", flush=True)
-    app = ModelServer(model, token=token, management_token=management)
-    gc.freeze()  # what lives as long as the server is not looked at by every collection
-    uvicorn.run(
-        app,
-        host=LOOPBACK,
-        port=options.port,
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=10,
+    limits = ConnectionLimits(**options.connections)
+    log = AccessLog(options.access_log, sample=options.log_sample) if options.access_log else None
+    app = ModelServer(
+        model,
+        token=Token(token, expires=time.time() + options.token_lifetime_s),
+        management_token=Token(management),
+        log=log,
     )
+    gc.collect()
+    gc.freeze()  # what lives as long as the server is not looked at by every collection
+    # A batch that comes back from ONNX Runtime asks for the interpreter's lock, and waits this long
+    # for it while the event loop is busy: 5 ms by default, several times a batch.
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(app, options.port, limits=limits, drain_s=options.drain_s))
+    finally:
+        if log:
+            log.close()
     return 0
 
 

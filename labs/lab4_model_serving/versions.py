@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.errors import InputError, require
@@ -31,10 +32,14 @@ class BatchSettings:
     max_queue: int = 256
     deadline_s: float = 1.0
     runners: int = 1
+    slo_s: float = 0.045
+    """Whoever would be answered later than this is refused: what is left of the promise (0.05 s)
+    once it has come through the network and the parser."""
+    max_waste: float = 0.5
 
 
 @dataclass(frozen=True)
-class _Timed:
+class Timed:
     answer: Answer
     input_s: float
     compute_s: float
@@ -56,18 +61,21 @@ class LiveVersion:
         require(delay_s >= 0, "delay_s", delay_s, "must be >= 0 seconds")
         self.predictor = predictor
         self.delay_s = delay_s
+        self._longest = 5 * predictor.bundle.max_tokens  # characters; what is cut costs nothing
         self._threads = ThreadPoolExecutor(settings.runners, f"version-{predictor.version}")
-        self.batcher: Batcher[str, _Timed] = Batcher(
+        self.batcher: Batcher[str, Timed] = Batcher(
             self._run,
             max_batch=settings.max_batch,
             max_delay_s=settings.max_delay_s,
             max_queue=settings.max_queue,
             deadline_s=settings.deadline_s,
+            slo_s=settings.slo_s,
+            max_waste=settings.max_waste,
             runners=settings.runners,
             executor=self._threads,
         )
 
-    def _run(self, texts: Sequence[str]) -> list[_Timed]:
+    def _run(self, texts: Sequence[str]) -> list[Timed]:
         start = time.perf_counter()
         ids = self.predictor.encode(texts)
         encoded = time.perf_counter()
@@ -77,14 +85,14 @@ class LiveVersion:
         computed = time.perf_counter()
         answers = self.predictor.answers(logits)
         spent = (encoded - start, computed - encoded, time.perf_counter() - computed)
-        return [_Timed(answer, *spent) for answer in answers]
+        return [Timed(answer, *spent) for answer in answers]
 
-    async def predict(self, text: str) -> tuple[Answer, Times]:
-        """The answer, and where its time went."""
-        served: Served[_Timed] = await self.batcher.submit(text)
-        timed = served.result
-        times = Times(served.queue_s, timed.input_s, timed.compute_s, timed.output_s, served.batch)
-        return timed.answer, times
+    def submit(
+        self, text: str, *, client: str = "", enqueued: float | None = None
+    ) -> asyncio.Future[Served[Timed]]:
+        """A future of the answer; see :meth:`Batcher.enqueue`. Length is counted in characters."""
+        length = min(len(text), self._longest)
+        return self.batcher.enqueue(text, length=length, client=client, enqueued=enqueued)
 
     async def close(self) -> None:
         """Answer what it has, then end its threads."""
@@ -194,10 +202,17 @@ class LiveModel:
             raise HttpError(503, "no version takes requests", {"Retry-After": "1"})
         return able[0] if len(able) == 1 else choose_version(key, self.weights, self.salt)
 
-    async def predict(
-        self, text: str, version: str, *, request_id: str = "", counted: bool = False
-    ) -> tuple[Answer, Times]:
-        """Run one text on a version that :meth:`choose` named, before anything else is awaited.
+    def submit(
+        self,
+        text: str,
+        version: str,
+        *,
+        request_id: str = "",
+        counted: bool = False,
+        client: str = "",
+        enqueued: float | None = None,
+    ) -> asyncio.Future[Served[Timed]]:
+        """Run one text on a version that :meth:`choose` named, before anything is awaited.
 
         Parameters
         ----------
@@ -206,23 +221,49 @@ class LiveModel:
         counted
             The version was chosen by weight: count the request in ``windows``, and let the shadow
             have a copy. A request that names its version is no random sample.
+        client, enqueued
+            See :meth:`Batcher.enqueue`.
         """
         live = self.versions.get(version)
         if live is None:  # chosen, then something was awaited, and the version has left
             raise HttpError(503, f"{version[:50]!r} has just been removed", {"Retry-After": "1"})
         if not counted:
-            return await live.predict(text)
-        start = time.perf_counter()
+            return live.submit(text, client=client, enqueued=enqueued)
+        start = time.perf_counter() if enqueued is None else enqueued
         try:
-            answer, times = await live.predict(text)
+            future = live.submit(text, client=client, enqueued=enqueued)
         except Exception:
             self.windows.observe(request_id, version, time.perf_counter() - start)
             raise
-        self.windows.observe(request_id, version, time.perf_counter() - start, answer.label)
+        future.add_done_callback(partial(self._answered, request_id, text, version, start))
+        return future
+
+    def _answered(
+        self,
+        request_id: str,
+        text: str,
+        version: str,
+        start: float,
+        future: asyncio.Future[Served[Timed]],
+    ) -> None:
+        took = time.perf_counter() - start
+        if future.cancelled():
+            return  # the client is gone: nobody was failed
+        if future.exception():
+            self.windows.observe(request_id, version, took)
+            return
+        timed = future.result().result
+        self.windows.observe(request_id, version, took, timed.answer.label)
         if self.shadow:
-            run_s = times.input_s + times.compute_s + times.output_s
-            self.shadow.offer(request_id, text, version, answer, run_s)
-        return answer, times
+            run_s = timed.input_s + timed.compute_s + timed.output_s
+            self.shadow.offer(request_id, text, version, timed.answer, run_s)
+
+    async def predict(
+        self, text: str, version: str, *, request_id: str = "", counted: bool = False
+    ) -> tuple[Answer, Times]:
+        """The answer to one text, and where its time went; see :meth:`submit`."""
+        served = await self.submit(text, version, request_id=request_id, counted=counted)
+        return served.result.answer, times_of(served)
 
     async def set_shadow(self, version: str, share: float, *, max_queue: int = 64) -> None:
         """Let a live version listen to a share of the requests; replaces an earlier shadow."""
@@ -243,3 +284,9 @@ class LiveModel:
         """Answer what all versions have."""
         await self.stop_shadow()
         await asyncio.gather(*(live.batcher.drain() for live in self.versions.values()))
+
+
+def times_of(served: Served[Timed]) -> Times:
+    """Where the time of a request went."""
+    timed = served.result
+    return Times(served.queue_s, timed.input_s, timed.compute_s, timed.output_s, served.batch)

@@ -1,121 +1,75 @@
 """Load a server the way users do: requests arrive when they like, not when the server is free.
 
 In an *open loop* the arrival times are drawn before the run, and a request's latency starts at its
-scheduled time. In a *closed loop* each client waits for its answer before it asks again, so while
-the server stalls nobody asks, and the stall costs one slow request a client instead of every
-request that would have arrived ("coordinated omission", Gil Tene 2013).
+scheduled time. In a *closed loop* (``closed_loop.py``) each client waits for its answer before it
+asks again, so while the server stalls nobody asks, and the stall costs one slow request a client
+instead of every request that would have arrived.
 
-The client is aiohttp. Against a trivial asyncio server on the same 2-core machine the generator
-keeps up with 4,000 requests/s (p99 2 ms) and not with 5,000; a loop over httpx ends at about 230/s,
-and the client would be what is measured. ``LoadResult.lag`` shows when that happens.
+The generator must be faster than what it measures. One timer starts all requests that are due, a
+request costs neither a task nor a timer (``http_client.py``), and the garbage collector is off
+during a run. ``LoadResult.limited_by_generator`` says when it was too slow all the same, and
+``calibration.calibrate`` what it can do on this machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, require
 from common.exercises import exercise
-from common.latency import LatencySummary
-
-Send = Callable[[int], Awaitable[object]]
-"""Sends request ``i`` and returns when it is answered; raises when it failed."""
-
-
-@dataclass(frozen=True)
-class LoadResult:
-    """What one run measured.
-
-    ``latencies`` [n] are seconds, ``inf`` for a request that failed: a failure stays in the count.
-    ``lag`` [n] is how late (s) the generator itself came to each request; when its p99 is not far
-    below the latencies, the generator was the bottleneck.
-    """
-
-    latencies: NDArray[np.float64]
-    lag: NDArray[np.float64]
-    duration: float
-    offered_rate: float
-    timeout: float
-    how: str
-    errors: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        return len(self.latencies)
-
-    @property
-    def failed(self) -> int:
-        return int(np.isinf(self.latencies).sum())
-
-    @property
-    def achieved_rate(self) -> float:
-        """Answered requests per second of the run."""
-        return (self.n - self.failed) / self.duration
-
-    @property
-    def summary(self) -> LatencySummary:
-        """Percentiles over all requests; a failed one counts as ``timeout`` seconds."""
-        how = self.how
-        if self.failed:
-            how += f"; {self.failed} of {self.n} failed, counted at the {self.timeout:g} s timeout"
-        counted = np.where(np.isinf(self.latencies), self.timeout, self.latencies)
-        return LatencySummary.of(counted, how=how)
-
-
-@exercise(
-    "4.1",
-    points=5,
-    title="Poisson arrivals",
-    hint="Gaps between the arrivals of a Poisson process are exponential with mean 1 / rate. "
-    "Draw enough gaps to pass the end, then cut.",
+from labs.lab4_model_serving.arrivals import poisson_schedule
+from labs.lab4_model_serving.closed_loop import correct_coordinated_omission, run_closed_loop
+from labs.lab4_model_serving.early_stopping import StopTest, WatchedRun
+from labs.lab4_model_serving.http_client import (
+    HttpClient,
+    HttpFailure,
+    OnAnswer,
+    build_request,
+    run_on_fast_loop,
 )
-def poisson_schedule(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Arrival times of a Poisson process.
+from labs.lab4_model_serving.load_result import (
+    LoadResult,
+    Send,
+    busy_seconds,
+    kind,
+    no_garbage_collection,
+)
+from labs.lab4_model_serving.rate_search import RateSearch, max_rate
 
-    Users do not coordinate, so requests come in bursts: the number in any second has mean and
-    variance ``rate``, and gaps are exponential with mean ``1 / rate``. Evenly spaced requests
-    never queue behind each other and flatter the server.
+__all__ = [
+    "HttpFailure",
+    "LoadResult",
+    "RateSearch",
+    "Send",
+    "correct_coordinated_omission",
+    "load_http",
+    "max_rate",
+    "poisson_schedule",
+    "run_closed_loop",
+    "run_open_loop",
+]
 
-    Parameters
-    ----------
-    rate
-        Mean arrivals per second.
-    seconds
-        Length of the schedule.
-    seed
-        The same seed gives the same schedule.
-
-    Returns
-    -------
-    float64 array [n], n about ``rate * seconds``
-        Offsets from the start (s), ascending, in [0, seconds).
-
-    References
-    ----------
-    MLPerf Inference rules, Server scenario.
-    """
-    rng = np.random.default_rng(seed)
-    mean = rate * seconds
-    gaps = rng.exponential(1 / rate, size=int(mean + 10 * np.sqrt(mean) + 20))
-    arrivals = np.cumsum(gaps)
-    return arrivals[arrivals < seconds]
+LEAD_S = 0.01
+"""From the call to the schedule's zero, so that the first request is not late."""
+TICK_S = 0.001
+"""Timers of the event loop are no finer (uvloop rounds to milliseconds, epoll up to the next)."""
 
 
 @exercise(
     "4.3",
-    points=5,
+    points=10,
     title="Open-loop load, latency from the scheduled time",
     hint="Start every request at its time whatever became of the others. Waiting for one of "
-    "max_in_flight slots is waiting too, and the timeout runs from the scheduled time.",
+    "max_in_flight slots is waiting too, and the timeout runs from the scheduled time. A task that "
+    "sleeps for each request is right and slow; one timer that starts all that are due is fast.",
 )
 async def run_open_loop(
     send: Send, schedule: NDArray[np.float64], *, max_in_flight: int = 512, timeout: float = 5.0
@@ -125,7 +79,9 @@ async def run_open_loop(
     Parameters
     ----------
     send
-        Coroutine function of the request's index; any exception counts as a failed request.
+        Function of the request's index; what it returns is awaited (a coroutine, or a future as
+        of ``HttpClient.send``). Any exception counts as a failed request. Cancelling it must be
+        enough to give the request up.
     schedule : float array [n]
         Offsets from the start (s), ascending (:func:`poisson_schedule`).
     max_in_flight
@@ -137,37 +93,86 @@ async def run_open_loop(
     -------
     LoadResult
         Latency ``i`` is (time of the answer) - (scheduled time); ``inf`` when it failed.
+
+    Notes
+    -----
+    Take times from ``time.perf_counter()``: the clock of a fast event loop (uvloop) stands still
+    while callbacks run, and counts milliseconds.
     """
     _check_schedule(schedule)
     n = len(schedule)
     latencies = np.full(n, np.inf)
     lag = np.zeros(n)
     errors: Counter[str] = Counter()
-    # Fills latencies, lag and errors (under _kind(error)), and sets duration (s).
+    # Fills latencies, lag and errors (under kind(error)), and sets duration (s).
     # BEGIN SOLUTION
     loop = asyncio.get_running_loop()
-    slots = asyncio.Semaphore(max_in_flight)
-    start = loop.time() + 0.01
+    clock = time.perf_counter
+    start = clock() + LEAD_S
+    due: list[float] = (np.asarray(schedule, dtype=np.float64) + start).tolist()
+    under_way: dict[int, asyncio.Future[object]] = {}  # in the order of their scheduled times
+    waiting: deque[int] = deque()  # for a slot, in the same order
+    finished: asyncio.Future[None] = loop.create_future()
+    next_due = settled = 0
+    timer = loop.call_later(LEAD_S, lambda: tick())
 
-    async def one(i: int) -> None:
-        due = start + float(schedule[i])
-        lag[i] = loop.time() - due
-        try:
-            async with asyncio.timeout_at(due + timeout), slots:
-                await send(i)
-        except Exception as error:
-            errors[_kind(error)] += 1
+    def begin(i: int) -> None:
+        under_way[i] = answer = asyncio.ensure_future(send(i))
+        answer.add_done_callback(partial(done, i))
+
+    def done(i: int, answer: asyncio.Future[object]) -> None:
+        del under_way[i]
+        latency = clock() - due[i]
+        if answer.cancelled() or latency > timeout:
+            fail(TimeoutError())
+        elif error := answer.exception():
+            fail(error)
         else:
-            latencies[i] = loop.time() - due
+            latencies[i] = latency
+            settle()
+        while waiting and len(under_way) < max_in_flight:
+            begin(waiting.popleft())
 
-    tasks = []
-    for i, offset in enumerate(schedule):
-        wait = start + float(offset) - loop.time()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(one(i)))
-    await asyncio.gather(*tasks)
-    duration = loop.time() - start
+    def fail(error: BaseException) -> None:
+        errors[kind(error)] += 1
+        settle()
+
+    def settle() -> None:
+        nonlocal settled
+        settled += 1
+        if settled == n and not finished.done():
+            finished.set_result(None)
+
+    def tick() -> None:
+        nonlocal next_due, timer
+        while next_due < n and (late := clock() - due[next_due]) >= 0:
+            lag[next_due] = late
+            if len(under_way) < max_in_flight:
+                begin(next_due)
+            else:
+                waiting.append(next_due)
+            next_due += 1
+        deadline = clock() - timeout
+        while waiting and due[waiting[0]] <= deadline:
+            waiting.popleft()
+            fail(TimeoutError())
+        for i in under_way:
+            if due[i] > deadline:
+                break
+            under_way[i].cancel()
+        oldest = min(waiting[0] if waiting else n, next(iter(under_way), n))
+        events = [due[next_due]] if next_due < n else []
+        events += [due[oldest] + timeout] if oldest < n else []
+        if events:
+            timer = loop.call_later(max(min(events) - clock(), TICK_S), tick)
+
+    try:
+        await finished
+    finally:
+        timer.cancel()
+        for answer in list(under_way.values()):
+            answer.cancel()
+    duration = clock() - start
     # END SOLUTION
     return LoadResult(
         latencies=latencies,
@@ -177,44 +182,8 @@ async def run_open_loop(
         timeout=timeout,
         how="open loop, from the scheduled time",
         errors=dict(errors),
-    )
-
-
-async def run_closed_loop(
-    send: Send, requests: int, *, clients: int, timeout: float = 5.0
-) -> LoadResult:
-    """Let ``clients`` ask one request after the other: latency from when each was sent.
-
-    For finding a throughput, and for showing what it hides: use :func:`run_open_loop` for latency.
-    """
-    require(requests >= 1, "requests", requests, "must be >= 1")
-    require(clients >= 1, "clients", clients, "must be >= 1")
-    latencies = np.full(requests, np.inf)
-    errors: Counter[str] = Counter()
-    pending = iter(range(requests))
-    start = time.perf_counter()
-
-    async def client() -> None:
-        for i in pending:
-            sent = time.perf_counter()
-            try:
-                async with asyncio.timeout(timeout):
-                    await send(i)
-            except Exception as error:
-                errors[_kind(error)] += 1
-            else:
-                latencies[i] = time.perf_counter() - sent
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    duration = time.perf_counter() - start
-    return LoadResult(
-        latencies=latencies,
-        lag=np.zeros(requests),
-        duration=duration,
-        offered_rate=requests / duration,
-        timeout=timeout,
-        how=f"closed loop, {clients} clients, from the time of sending",
-        errors=dict(errors),
+        schedule=np.asarray(schedule, dtype=np.float64),
+        max_in_flight=max_in_flight,
     )
 
 
@@ -226,132 +195,106 @@ def load_http(
     headers: Mapping[str, str] | None = None,
     max_in_flight: int = 256,
     timeout: float = 5.0,
+    warmup: float = 0.0,
+    on_answer: OnAnswer | None = None,
+    stop: StopTest | None = None,
 ) -> LoadResult:
     """POST JSON bodies in an open loop over kept-alive connections.
 
     Parameters
     ----------
+    url
+        ``http://host:port/path``.
     bodies
         Request ``i`` sends ``bodies[i % len(bodies)]``.
+    schedule
+        When (s): :func:`poisson_schedule`, or any other of ``arrivals.py``, recorded ones included.
     headers
         Added to every request (the token).
     max_in_flight
-        Connections at most.
+        Connections at most; as many are opened before the run, or as there are requests.
+    timeout
+        Seconds from the scheduled time.
+    warmup
+        Requests due in the first ``warmup`` seconds are sent and not counted.
+    on_answer
+        ``on_answer(i, status, headers, body)`` for every complete answer, also of the warm-up and
+        of statuses other than 200: for a tally of labels or versions. It runs between two
+        requests, so it must be quick.
+    stop
+        Asked every 50 ms whether the outcome is decided (``early_stopping.EarlyStop``); then the
+        rest is not sent, and the result has the requests that were due until then, those still
+        without an answer as failed under ``Unanswered``.
 
     Raises
     ------
     InputError
-        No bodies.
+        No bodies, an empty schedule, no request after the warm-up, or another URL than http.
+    Exception
+        What ``on_answer`` raised.
     """
-    import aiohttp
-
     if not bodies:
         raise InputError("load_http needs at least one body")
     _check_schedule(schedule)
-    sent_headers = {"Content-Type": "application/json", **(headers or {})}
+    require(max_in_flight >= 1, "max_in_flight", max_in_flight, "must be >= 1")
+    first = int(np.searchsorted(schedule, warmup)) if warmup > 0 else 0
+    _check_open_files(max_in_flight)
+    require(first < len(schedule), "warmup", warmup, f"must end before {schedule[-1]:.3g} s")
+    prepared = [build_request(url, body, headers) for body in bodies]
 
     async def measure() -> LoadResult:
-        connector = aiohttp.TCPConnector(limit=max_in_flight)
-        async with aiohttp.ClientSession(connector=connector, headers=sent_headers) as client:
+        client = HttpClient(
+            url, prepared, len(schedule), connections=max_in_flight, on_answer=on_answer
+        )
+        try:
+            await client.connect(min(max_in_flight, len(schedule)), timeout=timeout)
+            began, busy = time.perf_counter(), busy_seconds()
+            if stop is None:
+                result = await run_open_loop(
+                    client.send, schedule, max_in_flight=max_in_flight, timeout=timeout
+                )
+                result = _after_warmup(result, client, first, warmup)
+            else:
+                watched = WatchedRun(client, schedule, first)
+                running = asyncio.ensure_future(
+                    run_open_loop(
+                        watched.send, schedule, max_in_flight=max_in_flight, timeout=timeout
+                    )
+                )
+                if decided := await watched.until(running, stop):
+                    result = watched.cut(decided, max_in_flight, timeout)
+                else:
+                    result = _after_warmup(running.result(), client, first, warmup)
+            if client.broken:
+                raise client.broken
+            busy = (busy_seconds() - busy) / (time.perf_counter() - began)
+            return replace(result, busy=busy, most_in_flight=client.most_under_way)
+        finally:
+            await client.close()
 
-            async def send(i: int) -> None:
-                async with client.post(url, data=bodies[i % len(bodies)]) as answer:
-                    await answer.read()
-                    if answer.status != 200:
-                        raise HttpFailure(answer.status)
-
-            return await run_open_loop(send, schedule, max_in_flight=max_in_flight, timeout=timeout)
-
-    with _no_garbage_collection():
-        return asyncio.run(measure())
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # With torch imported a full collection stops this process for 100 ms or more, which would be
-    # reported as the server's latency.
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-class HttpFailure(Exception):
-    """An answer with a status other than 200."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP {status}")
+    with no_garbage_collection():
+        return run_on_fast_loop(measure())
 
 
-@dataclass(frozen=True)
-class RateSearch:
-    """The highest offered rate that met the limit, and everything that was tried.
-
-    ``best`` is None when even the lowest rate missed it. ``at_limit`` says that the highest rate
-    met it too, so that the server may do more.
-    """
-
-    best: LoadResult | None
-    at_limit: bool
-    tried: tuple[tuple[float, LoadResult], ...]
-
-    @property
-    def qps(self) -> float:
-        """Answered requests per second at the best rate; 0 without one."""
-        return self.best.achieved_rate if self.best else 0.0
-
-
-def max_rate(
-    measure: Callable[[float], LoadResult],
-    low: float,
-    high: float,
-    *,
-    p99_limit_ms: float,
-    tries: int = 6,
-) -> RateSearch:
-    """Binary search for the highest rate whose p99 stays below a limit.
-
-    Parameters
-    ----------
-    measure
-        Rate (requests/s) to the result of an open-loop run at that rate. For a p99 at 99 %
-        confidence a run needs at least 662 requests.
-    low, high
-        Bounds of the search (requests/s), both measured; the steps between are geometric.
-    p99_limit_ms
-        A rate passes when its p99, with failures counted at the timeout, is below this.
-    tries
-        Measurements between the bounds.
-
-    Notes
-    -----
-    As in MLPerf's Server scenario. It assumes that p99 grows with the rate, which batching can
-    break at low rates; a noisy machine can fail a rate that a second try would pass.
-    """
-    require(0 < low < high, "low, high", (low, high), "must satisfy 0 < low < high")
-    require(tries >= 0, "tries", tries, "must be >= 0")
-    tried: list[tuple[float, LoadResult]] = []
-
-    def passes(rate: float) -> bool:
-        tried.append((rate, measure(rate)))
-        return tried[-1][1].summary.p99_ms < p99_limit_ms
-
-    if not passes(low):
-        return RateSearch(None, False, tuple(tried))
-    best = tried[-1][1]
-    if passes(high):
-        return RateSearch(tried[-1][1], True, tuple(tried))
-    for _ in range(tries):
-        middle = float(np.sqrt(low * high))
-        if passes(middle):
-            low, best = middle, tried[-1][1]
-        else:
-            high = middle
-    return RateSearch(best, False, tuple(tried))
+def _after_warmup(result: LoadResult, client: HttpClient, first: int, warmup: float) -> LoadResult:
+    """The result without its first requests; ``errors`` counts those that are left."""
+    if first == 0:
+        return result
+    assert result.schedule is not None
+    latencies, schedule = result.latencies[first:], result.schedule[first:] - warmup
+    errors = Counter(kind(error) for i, error in client.failures.items() if i >= first)
+    if never_sent := int(np.isinf(latencies).sum()) - errors.total():
+        errors["TimeoutError"] += never_sent
+    return replace(
+        result,
+        latencies=latencies,
+        lag=result.lag[first:],
+        duration=result.duration - warmup,
+        offered_rate=len(latencies) / max(float(schedule[-1]), 1e-9),
+        how=f"{result.how}, without the first {warmup:g} s",
+        errors=dict(errors),
+        schedule=schedule,
+    )
 
 
 def _check_schedule(schedule: NDArray[np.float64]) -> None:
@@ -359,5 +302,13 @@ def _check_schedule(schedule: NDArray[np.float64]) -> None:
         raise InputError("the schedule has no requests; raise the rate or the duration")
 
 
-def _kind(error: Exception) -> str:
-    return str(error) if isinstance(error, HttpFailure) else type(error).__name__
+def _check_open_files(connections: int) -> None:
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    require(
+        allowed == resource.RLIM_INFINITY or connections <= allowed - 64,
+        "max_in_flight", connections,
+        f"must leave 64 of the {allowed} open files that this process may have",
+        "lower it, or raise ulimit -n",
+    )  # fmt: skip

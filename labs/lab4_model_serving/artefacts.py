@@ -52,13 +52,13 @@ def build_artefacts(model: TextClassifier, onnx: Path, folder: Path) -> list[Art
         model,
         example,
         program,
-        dynamic=dict.fromkeys(INPUTS, {0: "batch", 1: "tokens"}),
+        dynamic={name: {0: "batch", 1: "tokens"} for name in INPUTS},
         longest={"tokens": model.positions.num_embeddings},
     )
     found.append(Artefact("torch.export", _torch(load_program(program).module()), program))
     found.append(onnx_artefact("ONNX", onnx))
     fused = folder / "fused.onnx"
-    fuse(onnx, fused, heads=model.layers[0].attention.heads, width=model.words.embedding_dim)
+    fuse(onnx, fused, heads=model.heads, width=model.words.embedding_dim)
     found.append(onnx_artefact("ONNX fused", fused))
     return found
 

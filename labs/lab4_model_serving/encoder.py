@@ -74,6 +74,7 @@ class TextClassifier(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.heads = heads
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)

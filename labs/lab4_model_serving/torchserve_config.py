@@ -79,8 +79,10 @@ class Frontend:
     TorchServe does without being told.
     """
 
-    jvm: tuple[str, ...] = ("-Xms256m", "-Xmx1g", "-XX:+UseSerialGC")
-    """Flags of the Java virtual machine."""
+    jvm: tuple[str, ...] = ("-Xms256m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    """Flags of the Java virtual machine. One thread that collects instead of several that wait for
+    cores; and only the quick compiler, because the optimizing one takes the cores for a minute at
+    the very time when a new server gets its first load."""
     netty_threads: int = 1
     """Threads that read and write the sockets of clients; 0 is two a core."""
     client_threads: int = 1

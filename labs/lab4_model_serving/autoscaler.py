@@ -167,7 +167,7 @@ def limited(wanted: int, state: State, time_s: float, policy: Policy) -> tuple[i
     """Bring ``wanted`` within cooldown and rates; the replicas and the reason."""
     n = state.replicas
     if wanted == n:
-        return n, "hold: on target"
+        return n, "hold: at max_replicas" if n == policy.max_replicas else "hold: on target"
     if state.changes and time_s - state.changes[-1][0] < policy.cooldown_s:
         return n, f"hold: cooldown of {policy.cooldown_s:g} s"
     recent = [d for t, d in state.changes if t > time_s - policy.period_s]

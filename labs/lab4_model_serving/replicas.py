@@ -1,4 +1,4 @@
-"""Several replicas of one server: start, kill, stop, start again; and what a death costs.
+"""Several replicas of one server: start, stop, kill, start again.
 
 A replica is any command that listens on a port of 127.0.0.1 and answers ``/ping``: the lab's own
 server (:func:`bundle_replica`), or a stand-in that only waits (:func:`echo_replica`), with which
@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,14 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from common.errors import InputError, RunError, require
 from common.ports import LOOPBACK, free_port
 from common.process import Child, supervised
-from labs.lab4_model_serving.load_generator import LoadResult, load_http
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -165,71 +161,6 @@ def replicas(spec: ReplicaSpec, count: int, *, folder: Path) -> Iterator[Fleet]:
         yield fleet
     finally:
         fleet.close()
-
-
-@dataclass(frozen=True)
-class Outage:
-    """A replica was taken away under load at ``down_s`` and was back at ``up_s`` (s from start)."""
-
-    load: LoadResult
-    schedule: NDArray[np.float64]
-    down_s: float
-    up_s: float
-
-    @property
-    def lost(self) -> int:
-        """Requests without an answer 200."""
-        return self.load.failed
-
-    def p99_ms(self, start_s: float, end_s: float) -> float:
-        """Of the requests due in [start, end), the lost at their timeout; NaN for none."""
-        part = (self.schedule >= start_s) & (self.schedule < end_s)
-        counted = np.sort(np.minimum(self.load.latencies[part], self.load.timeout))
-        return float(counted[int(len(counted) * 0.99)]) * 1000 if len(counted) else float("nan")
-
-
-def load_with_outage(
-    url: str,
-    bodies: Sequence[bytes],
-    schedule: NDArray[np.float64],
-    *,
-    headers: dict[str, str],
-    take_away: Callable[[], None],
-    bring_back: Callable[[], None],
-    down_s: float,
-    up_s: float,
-    timeout: float = 5.0,
-) -> Outage:
-    """Load ``url`` in an open loop; at ``down_s`` take a replica away, at ``up_s`` bring it back.
-
-    ``take_away`` and ``bring_back`` run on a thread beside the load; ``Outage.up_s`` is when
-    ``bring_back`` had returned. For a crash they are ``fleet.kill`` and ``fleet.start``, for a
-    rolling update ``balancer.drain`` with ``fleet.stop``, and ``fleet.start`` with
-    ``balancer.restore``.
-    """
-    require(0 <= down_s < up_s, "down_s, up_s", (down_s, up_s), "must satisfy 0 <= down < up")
-    start = time.monotonic()
-    times: list[float] = []
-    errors: list[BaseException] = []
-
-    def outage() -> None:
-        try:
-            for at, act in ((down_s, take_away), (up_s, bring_back)):
-                time.sleep(max(0.0, start + at - time.monotonic()))
-                act()
-                times.append(time.monotonic() - start)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=outage)
-    thread.start()
-    try:
-        load = load_http(url, bodies, schedule, headers=headers, timeout=timeout)
-    finally:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return Outage(load, schedule, down_s, times[1])
 
 
 def bodies_of(texts: Sequence[str]) -> list[bytes]:

@@ -118,7 +118,7 @@ def incidents(per_minute: float = 6000, budget: float = 0.01, *, seed: int) -> S
     """
     day, minutes = 24 * 60, 4 * 24 * 60
     kinds = (
-        ("2 minutes at 30 % bad", 3 * day + 600, 2, 0.30),
+        ("2 minutes at 60 % bad", 3 * day + 600, 2, 0.60),
         ("30 minutes at 50 % bad", 3 * day + 600, 30, 0.50),
         ("8 hours at 8 % bad", 3 * day + 600, 480, 0.08),
         ("nothing happens", 3 * day + 600, 0, 0.0),

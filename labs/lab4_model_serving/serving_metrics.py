@@ -33,7 +33,7 @@ from common.errors import require
 SLO_S = 0.05
 REQUEST_BOUNDS = (
     *(0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, SLO_S),
-    *(0.06, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    *(0.06, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Upper bounds in seconds, dense around the SLO; above the last one there is only +Inf."""
 STAGE_BOUNDS = (0.0001, 0.00025, 0.0005, *REQUEST_BOUNDS)

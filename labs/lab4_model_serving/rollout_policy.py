@@ -171,15 +171,15 @@ def decide(
     Each share gets ``confidence_sequence(bad, n, alpha / (4 * steps))``: in each step four
     intervals can mislead, one of p99, one of errors and both of accuracy.
 
-    =========  =====================  ===========================  ==========================
-    guardrail  bad of n               harm: ``new low`` above      safe: ``new high`` at most
-    =========  =====================  ===========================  ==========================
-    p99        slow of requests       1 % and ``old high``         1 %
-    errors     errors of requests     error_rate and ``old high``  error_rate
-    accuracy   wrong of labelled      ``old high`` + margin        ``old low`` + margin
-    =========  =====================  ===========================  ==========================
+    =========  ==================  ===============================  ==============================
+    guardrail  bad of n            harm: ``new low`` is above       safe: ``new high`` is at most
+    =========  ==================  ===============================  ==============================
+    p99        slow of requests    max(1 %, ``old high``)           max(1 %, ``old low``)
+    errors     errors of requests  max(error_rate, ``old high``)    max(error_rate, ``old low``)
+    accuracy   wrong of labelled   ``old high`` + accuracy_margin   ``old low`` + accuracy_margin
+    =========  ==================  ===============================  ==============================
 
-    A stall of the machine hits both versions; it is no harm of the new one, and no proof of its
+    A stall of the machine hits both versions: that is no harm of the new one, and no proof of its
     safety either.
 
     Parameters
@@ -214,7 +214,7 @@ def decide(
             low = reference[0] + guardrails.accuracy_margin
             high = reference[1] + guardrails.accuracy_margin
         else:
-            low, high = ceiling, max(ceiling, reference[1])
+            low, high = max(ceiling, reference[0]), max(ceiling, reference[1])
         checks.append(Check(name, share, reference, (low, high), judge(share, low, high)))
     found = tuple(checks)
     if new.requests < guardrails.least_samples:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, RunError
+from labs.lab4_model_serving.bundle import Bundle
 
 
 def build_archive(
@@ -74,3 +75,15 @@ def build_archive(
         target = store / f"{name}-{version}.mar"
         packed.replace(target)
     return target
+
+
+def archive_bundle(bundle: Bundle, store: Path) -> Path:
+    """Pack a bundle's four files and the text handler: ``<store>/<name>-<version>.mar``.
+
+    Raises
+    ------
+    InputError, RunError
+        As :func:`build_archive`.
+    """
+    handler = Path(__file__).with_name("text_handler.py")
+    return build_archive(bundle.name, bundle.version, handler, bundle.files, store)

@@ -90,9 +90,10 @@ class Contract:
             if self.in_hand >= self.max_queued:
                 raise protocol.HttpError(503, "the queue is full", {"Retry-After": "1"})
         except protocol.HttpError as error:
-            extra = {**error.headers, "content-type": protocol.JSON}
-            encoded = [(key.lower().encode(), value.encode()) for key, value in extra.items()]
             content = protocol.error_body(error, request_id)
+            length = str(len(content))
+            extra = {**error.headers, "content-type": protocol.JSON, "content-length": length}
+            encoded = [(key.lower().encode(), value.encode()) for key, value in extra.items()]
             start = {"type": "http.response.start", "status": error.status}
             await send({**start, "headers": ours + encoded})
             await send({"type": "http.response.body", "body": content})

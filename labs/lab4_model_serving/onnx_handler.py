@@ -152,7 +152,7 @@ class OnnxHandler:
             raise BadRequest(f"every input needs the same number of rows (>= 1), got {counts}")
         return checked
 
-    def example(self, request: dict[str, Any]) -> Any:
+    def example(self, request: dict[str, Any], content_type: str) -> Any:
         """One request of TorchServe's to one example: JSON, then :meth:`preprocess`."""
         return self.preprocess(_parse(request))
 
@@ -167,7 +167,12 @@ class OnnxHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """What TorchServe calls with a batch: one answer a request, in order."""
-        outcomes = answer_batch(data, self.example, self.predict)
+
+        def parse(index: int) -> Any:
+            part = context.get_request_header(index, "body") or {}
+            return self.example(data[index], part.get("content-type", ""))
+
+        outcomes = answer_batch(range(len(data)), parse, self.predict)
         return [self.reply(outcome, index, context) for index, outcome in enumerate(outcomes)]
 
     def reply(self, outcome: Outcome, index: int, context: Any) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 
 from labs.lab4_model_serving import onnx_handler, predictor, protocol, worker_io
 
-JSON_TYPE = {"content-type": protocol.JSON}
-
 
 class TextHandler(onnx_handler.OnnxHandler):
     """Serves the bundle whose four files lie in its archive.
@@ -35,23 +33,16 @@ class TextHandler(onnx_handler.OnnxHandler):
             onnx_handler.Path(properties["model_dir"]), device=device, threads=self.threads
         )
         self.limits = protocol.Limits()
-        version = json.dumps(self.predictor.version)
-        # What is the same in every answer is encoded once.
-        self._head = {
-            label: f'{{"label": {json.dumps(label)}, "probability": '
-            for label in self.predictor.bundle.labels
-        }
-        self._tail = f', "version": {version}}}'
         self.predictor.predict(["the first run is slow: not at a user's expense"])
 
-    def example(self, request: dict[str, Any]) -> str:
+    def example(self, request: dict[str, Any], content_type: str) -> str:
         """The text of one request, checked."""
         body = request.get("body", request.get("data", b""))
         if not isinstance(body, (bytes, bytearray)):
             # Without TS_DECODE_INPUT_REQUEST=false the worker has parsed it already.
             body = json.dumps(body).encode()
         try:
-            return protocol.text_of(body, protocol.JSON, self.limits)
+            return protocol.text_of(body, content_type, self.limits)
         except protocol.HttpError as error:
             raise onnx_handler.BadRequest(error.message, error.status) from error
 
@@ -64,8 +55,7 @@ class TextHandler(onnx_handler.OnnxHandler):
             rows = order[first : first + self.run_size]
             found = self.predictor.predict_ids([ids[row] for row in rows])
             for row, answer in zip(rows, found, strict=True):
-                head = self._head[answer.label]
-                answers[row] = f"{head}{answer.probability!r}{self._tail}".encode()
+                answers[row] = protocol.answer_body(answer, self.predictor.version)
         return answers
 
     def reply(self, outcome: onnx_handler.Outcome, index: int, context: Any) -> Any:

@@ -53,6 +53,7 @@ class TorchServe:
         self.management_url = f"http://{LOOPBACK}:{ports.management}"
         self.token = ""
         self._management_token = ""
+        self._api_key = ""
         self._child = child
         self._client = httpx.Client(trust_env=False, timeout=60)
 
@@ -60,6 +61,11 @@ class TorchServe:
     def headers(self) -> dict[str, str]:
         """What an inference request must carry."""
         return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def child(self) -> Child:
+        """The supervised process; ``child.poll()`` is not None when the JVM has ended."""
+        return self._child
 
     def prediction_url(self, name: str, version: str | None = None) -> str:
         """Where to POST requests for a model (its default version when ``version`` is None)."""
@@ -105,6 +111,23 @@ class TorchServe:
         )
         if not answer.is_success:
             raise InputError(f"cannot make {name} {version} the default: {_message(answer)}")
+
+    def renew_token(self) -> None:
+        """Replace the inference token, before or after it expired; the old one is void at once.
+
+        Raises
+        ------
+        RunError
+            The server did not give one.
+        """
+        answer = self._client.get(
+            f"{self.management_url}/token",
+            params={"type": "inference"},
+            headers={"Authorization": f"Bearer {self._api_key}"},
+        )
+        if not answer.is_success:
+            raise RunError(f"no new token: {answer.status_code}: {_message(answer)}")
+        self._take_tokens(self._key_file, timeout=10)
 
     def scale_workers(
         self, name: str, version: str, n: int, *, wait: bool = True, timeout: float = 60
@@ -233,6 +256,7 @@ class TorchServe:
 
     def _take_tokens(self, key_file: Path, timeout: float) -> None:
         """Read the tokens as soon as the file is whole, and delete it."""
+        self._key_file = key_file
         deadline = time.monotonic() + timeout
         while True:
             text = key_file.read_text(encoding="utf-8") if key_file.exists() else ""
@@ -240,6 +264,7 @@ class TorchServe:
                 keys = json.loads(text)
                 self.token = keys["inference"]["key"]
                 self._management_token = keys["management"]["key"]
+                self._api_key = keys["API"]["key"]
                 key_file.unlink()
                 return
             self._raise_if_failed()

@@ -108,6 +108,8 @@ class Frontend:
 
 
 DEFAULT = Frontend()
+TUNED_BATCH, TUNED_DELAY_MS = 32, 1
+"""``batch_size`` and ``max_batch_delay_ms`` that serve the lab's classifier fastest."""
 YEAR_MIN = 60.0 * 24 * 365
 AS_IT_COMES = Frontend(
     jvm=(),

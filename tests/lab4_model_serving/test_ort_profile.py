@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from labs.lab4_model_serving import ort_profile
+from labs.lab4_model_serving.figures_runtime import draw_operator_times
 
 
 def kernel(operator: str, ts: float, dur: float, tid: int = 1, name: str = "node") -> dict:
@@ -146,3 +147,16 @@ def test_what_is_no_profile_is_refused(tmp_path):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             ort_profile.read_events(path)
+
+
+def test_the_bars_of_the_figure_are_as_long_as_the_runs():
+    """Named operators, the rest and what no kernel accounts for: together the time of a run."""
+    times = {f"op{i}": 0.001 * (i + 1) for i in range(9)}
+    profiles = [
+        ort_profile.Profile("a", 1, 0.050, times, dict.fromkeys(times, 1.0), {}),
+        ort_profile.Profile("b", 1, 0.004, {"op8": 0.003}, {"op8": 1.0}, {}),
+    ]
+    figure = draw_operator_times(profiles, shown=4)
+    bars = np.array([[bar.get_width() for bar in each] for each in figure.axes[0].containers])
+    assert bars.sum(axis=0) == pytest.approx([50, 4])
+    assert bars[-1] == pytest.approx([5, 1])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError, RunError
 from labs.lab4_model_serving import parity
+from labs.lab4_model_serving.figures_runtime import draw_parity
 from labs.lab4_model_serving.parity_report import (
     QUANTIZED,
     Artefact,
@@ -207,3 +208,13 @@ def test_accuracy_is_judged_by_the_interval_of_the_paired_change(texts, flipped,
 def test_labels_that_do_not_fit_the_texts_are_refused(texts):
     with pytest.raises(InputError, match="labels"):
         report((texts[0], texts[1][:-1]), Artefact("same", model))
+
+
+def test_the_figure_shows_an_artefact_that_raised_and_one_without_error(texts, tmp_path):
+    """Neither 0 nor infinity has a place on a logarithmic axis: both are moved to its edges."""
+    rows = report(texts, Artefact("same", model), Artefact("frozen", frozen_length))
+    figure = draw_parity(rows)
+    drawn = [x for each in figure.axes[0].collections for x in each.get_offsets()[:, 0]]
+    assert min(drawn) > 0
+    assert np.isfinite(drawn).all()
+    figure.savefig(tmp_path / "parity.png")

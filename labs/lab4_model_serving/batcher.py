@@ -205,6 +205,11 @@ class Batcher(Generic[Item, Result]):
             self._idle.append(idle)
             await idle
 
+    def close(self) -> None:
+        """End the threads; what runs is finished. Drain before: those that wait never end."""
+        if isinstance(self._executor, ThreadPoolExecutor):
+            self._executor.shutdown(wait=False)
+
     def _dispatch(self) -> None:
         """Start every batch that may leave now, and wake up when the next one may."""
         now = self._clock()

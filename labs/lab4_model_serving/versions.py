@@ -35,7 +35,7 @@ class BatchSettings:
     slo_s: float = 0.045
     """Whoever would be answered later than this is refused: what is left of the promise (0.05 s)
     once it has come through the network and the parser."""
-    max_waste: float = 0.5
+    max_waste: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from common.errors import RunError, require
+from labs.lab4_model_serving.paired_accuracy import PairedAccuracy, logits, paired_accuracy
 from labs.lab4_model_serving.quantization import preprocess, quiet, whole
 from labs.lab4_model_serving.tokens import pad
 
@@ -232,6 +233,52 @@ def quantize_static_int8(
         return quantize_calibrated(
             calibration, int8_path, per_channel=per_channel, keep_float=keep_float
         )
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One way to calibrate: which data, which method, and how the model then decides."""
+
+    data: str
+    method: Method
+    per_channel: bool
+    against_fp32: PairedAccuracy
+
+
+def compare_calibrations(
+    fp32_path: Path,
+    data: Mapping[str, Sequence[Inputs]],
+    ids: Sequence[Sequence[int]],
+    labels: ArrayLike,
+    *,
+    methods: Sequence[Method] = METHODS,
+    per_channel: Sequence[bool] = (True, False),
+    operators: Sequence[str] = OPERATORS,
+    batch: int = 32,
+) -> list[CalibrationRow]:
+    """Accuracy of static INT8 by calibration data, method and granularity of weight scales.
+
+    Parameters
+    ----------
+    data
+        Name to calibration batches.
+    ids, labels
+        Texts to judge on: not those of the calibration, and not the test set, if the best row is
+        to be chosen.
+    """
+    reference = logits(fp32_path, ids, batch=batch)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="calibrations-") as folder:
+        for name, batches in data.items():
+            for method in methods:
+                seen = calibrate(
+                    fp32_path, batches, Path(folder), method=method, operators=operators
+                )
+                for each in per_channel:
+                    path = quantize_calibrated(seen, Path(folder) / "int8.onnx", per_channel=each)
+                    pair = paired_accuracy(reference, logits(path, ids, batch=batch), labels)
+                    rows.append(CalibrationRow(name, method, each, pair))
+    return rows
 
 
 def quantized_products(model: onnx.ModelProto) -> list[str]:

@@ -1,0 +1,17 @@
+"""The first of two weights goes into the high half of the byte: neighbours are exchanged."""
+
+import numpy as np
+
+
+def quantize_blocks(weights, block_size):
+    out, columns = weights.shape
+    blocks = -(-columns // block_size)
+    padded = np.zeros((out, blocks * block_size), np.float32)
+    padded[:, :columns] = weights
+    each = padded.reshape(out, blocks, block_size)
+    place = np.abs(each).argmax(axis=2)[..., None]
+    scales = (np.take_along_axis(each, place, axis=2) / -8).astype(np.float32)
+    steps = np.divide(each, scales, out=np.zeros_like(each), where=scales != 0)
+    codes = np.clip(np.rint(steps) + 8, 0, 15).astype(np.uint8)
+    packed = codes[..., 1::2] | (codes[..., 0::2] << 4)
+    return packed, scales[..., 0]

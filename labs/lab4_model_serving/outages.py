@@ -65,12 +65,17 @@ def load_with_outage(
     ``balancer.restore``.
     """
     require(0 <= down_s < up_s, "down_s, up_s", (down_s, up_s), "must satisfy 0 <= down < up")
-    started, start = time.time(), time.monotonic()
+    begun = threading.Event()
+    clocks: list[float] = []  # Unix time and monotonic time of the schedule's zero
     times: list[float] = []
     errors: list[BaseException] = []
 
     def outage() -> None:
         try:
+            begun.wait()
+            if not clocks:
+                return  # the load did not begin
+            start = clocks[1]
             for at, act in ((down_s, take_away), (up_s, bring_back)):
                 time.sleep(max(0.0, start + at - time.monotonic()))
                 act()
@@ -78,15 +83,20 @@ def load_with_outage(
         except BaseException as error:
             errors.append(error)
 
+    def begin() -> None:
+        clocks.extend([time.time(), time.monotonic()])
+        begun.set()
+
     thread = threading.Thread(target=outage)
     thread.start()
     try:
-        load, sent_again = _load(url, bodies, schedule, headers, timeout)
+        load, sent_again = _load(url, bodies, schedule, headers, timeout, begin)
     finally:
+        begun.set()
         thread.join()
     if errors:
         raise errors[0]
-    return Outage(load, schedule, down_s, times[1], started, sent_again)
+    return Outage(load, schedule, down_s, times[1], clocks[0], sent_again)
 
 
 def _load(
@@ -95,6 +105,7 @@ def _load(
     schedule: NDArray[np.float64],
     headers: Mapping[str, str],
     timeout: float,
+    begin: Callable[[], None],
 ) -> tuple[LoadResult, int]:
     """An open loop whose client repeats a request once when its connection was closed."""
     requests = [build_request(url, body, headers) for body in bodies]
@@ -111,6 +122,7 @@ def _load(
                 again.add(i)
                 return await client.send(i)
 
+        begin()
         try:
             return await run_open_loop(send, schedule, timeout=timeout)
         finally:
@@ -147,8 +159,8 @@ def compare_outages(
 
     ``killed``: SIGKILL, and POSTs may be repeated. ``killed, no repeats``: the same with nginx's
     default, which repeats no POST that a replica had taken. ``drained``: led out by nginx, stopped,
-    started, led in again, as in a rolling update. It goes after a quarter of ``seconds`` and is
-    started again after half.
+    started, led in again, as in a rolling update. It goes after a fifth of ``seconds`` and is
+    started again after two fifths.
 
     Raises
     ------
@@ -186,8 +198,8 @@ def compare_outages(
                     headers=spec.headers,
                     take_away=take_away,
                     bring_back=bring_back,
-                    down_s=seconds / 4,
-                    up_s=seconds / 2,
+                    down_s=seconds / 5,
+                    up_s=seconds * 2 / 5,
                 )
             # The log is whole when nginx has ended.
             log = read_access_log(prefix / "access.log")

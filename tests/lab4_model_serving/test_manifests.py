@@ -93,13 +93,12 @@ def test_ports_names_and_targets_agree() -> None:
 
 def test_the_metric_is_one_that_the_server_exports() -> None:
     """An autoscaler on a name that nobody exports holds for ever, and says so in an event only."""
-    from prometheus_client import generate_latest
-
     from labs.lab4_model_serving.serving_metrics import ServingMetrics
 
-    source = Path(manifests.__file__).with_name("serving_metrics.py").read_text(encoding="utf-8")
-    assert f'"{SERVICE.metric}"' in source
-    assert isinstance(generate_latest(ServingMetrics(SERVICE.name).registry), bytes)
+    metrics = ServingMetrics(SERVICE.name)
+    metrics.queue_depth("1.0", 3)
+    text = metrics.exposition()[0].decode()
+    assert re.search(rf'^{SERVICE.metric}\{{model="intents",.*\}} 3', text, re.MULTILINE), text
 
 
 def test_keda_gets_a_valid_object_and_a_bare_number_is_refused() -> None:

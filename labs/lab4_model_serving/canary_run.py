@@ -21,6 +21,7 @@ from labs.lab4_model_serving.management_client import ManagementClient
 from labs.lab4_model_serving.rollout import Controller, Look, Rollout, Status
 from labs.lab4_model_serving.rollout_load import Driven, Request, drive, mixed_up, moved_back
 from labs.lab4_model_serving.server import Server, serve_bundle
+from labs.lab4_model_serving.version_switch import expected_labels
 from labs.lab4_model_serving.versions import BatchSettings
 
 GOOD, SLOW, WRONG = "good", "slow", "wrong"
@@ -262,21 +263,13 @@ def canaries(
     most_texts
         A random sample of this many is used, each answered by both versions beforehand.
     """
-    from labs.lab4_model_serving.predictor import Predictor
-
     chosen = random.Random(seed).sample(range(len(texts)), min(most_texts, len(texts)))
     asked, truth = [texts[i] for i in chosen], [labels[i] for i in chosen]
     versions = write_versions(live, good, folder / "store", stories=stories)
     expected: dict[str, Sequence[str]] = {}
     for bundle in (versions.live, *versions.candidates.values()):
-        # Dynamic INT8 takes its scales from the whole batch: its answers depend on company.
-        if bundle.precision == "fp32":
-            predictor = Predictor(bundle)
-            expected[bundle.version] = [
-                answer.label
-                for at in range(0, len(asked), 64)
-                for answer in predictor.predict(asked[at : at + 64])
-            ]
+        if bundle.precision == "fp32":  # an answer of dynamic INT8 depends on its batch
+            expected |= expected_labels([bundle.folder], asked)
     found = []
     delay_s = 1.2 * rollout.guardrails.p99_ms / 1000
     with canary_server(versions, folder=folder, delay_s=delay_s) as (server, client):

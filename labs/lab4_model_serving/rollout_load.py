@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Request:
     label: str = ""
     named: str = ""
     """The version of the header."""
+    why: str = ""
+    """What the refusal said, or the client's error."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Driven(Generic[T]):
         return sum(request.status != 200 for request in self.requests)
 
     @property
-    def failures(self) -> dict[int, int]:
-        """Status to requests, 0 for no answer at all."""
-        return dict(Counter(each.status for each in self.requests if each.status != 200))
+    def failures(self) -> dict[str, int]:
+        """Status and message to requests, status 0 for no answer at all."""
+        failed = [each for each in self.requests if each.status != 200]
+        return dict(Counter(f"{each.status} {each.why}" for each in failed))
 
     @property
     def by_version(self) -> dict[str, int]:
@@ -157,7 +160,7 @@ class _Load:
                 sent = time.perf_counter()
                 request_id = f"load-{i}-{start:.6f}".replace(".", "-")
                 own = {"X-User": user, "X-Request-Id": request_id}
-                status, version, label, named = 0, "", "", ""
+                status, version, label, named, why = 0, "", "", "", ""
                 try:
                     async with client.post(self.url, data=self.bodies[text], headers=own) as answer:
                         content = await answer.json()
@@ -167,8 +170,10 @@ class _Load:
                             named = answer.headers.get("X-Model-Version", "")
                             answered = time.perf_counter()
                             self.unlabelled.append((answered, request_id, text))
-                except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
-                    status = 0
+                        else:
+                            why = _message(content)
+                except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+                    status, why = 0, type(error).__name__
                 self.done.append(
                     Request(
                         sent - start,
@@ -179,6 +184,7 @@ class _Load:
                         version,
                         label,
                         named,
+                        why,
                     )
                 )
 
@@ -222,6 +228,11 @@ class _Load:
                 if telling:
                     await telling
         return Driven(result, tuple(sorted(self.done, key=lambda r: r.sent_s)), (began, ended))
+
+
+def _message(content: Any) -> str:
+    error = content.get("error", content) if isinstance(content, dict) else {}
+    return str(error.get("message", ""))[:100]
 
 
 def moved_back(requests: Sequence[Request], old: str, new: str, until_s: float) -> int:

@@ -70,6 +70,8 @@ def export_program(
         The model cannot be captured: it branches on values, or makes a dynamic axis constant.
     """
     import torch
+    from torch._dynamo.exc import TorchDynamoException
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     _check_dynamic(example_inputs, dynamic)
     names = sorted({name for axes in dynamic.values() for name in axes.values()})
@@ -89,7 +91,7 @@ def export_program(
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, partial)
         partial.replace(path)
-    except (torch._dynamo.exc.UserError, torch._dynamo.exc.Unsupported) as error:
+    except (TorchDynamoException, GuardOnDataDependentSymNode) as error:
         raise RunError(f"torch.export cannot capture {type(model).__name__}: {error}") from error
     finally:
         model.train(was_training)

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from common.errors import InputError, RunError
-from labs.lab4_model_serving.export import export_onnx, parity, require_parity, run, session
+from labs.lab4_model_serving.export import (
+    export_onnx,
+    export_program,
+    load_program,
+    parity,
+    require_parity,
+    run,
+    run_program,
+    session,
+)
 
 
 class MeanOfTokens(torch.nn.Module):
@@ -89,6 +98,49 @@ def test_a_session_names_what_is_missing(exported, tmp_path):
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         with pytest.raises(InputError, match="onnxruntime-gpu"):
             session(exported[1], device="cuda")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    torch.manual_seed(0)
+    model = MeanOfTokens().train()
+    path = tmp_path_factory.mktemp("program") / "below" / "encoder.pt2"
+    export_program(model, tokens(2, 5), path, dynamic=DYNAMIC, longest={"tokens": 40})
+    assert model.training, "the capture must leave the model as it found it"
+    assert [each.name for each in path.parent.iterdir()] == ["encoder.pt2"]
+    return model.eval(), load_program(path)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 9), (7, 3), (32, 40)])
+def test_a_program_that_was_read_back_answers_as_pytorch_does(program, batch, length):
+    model, loaded = program
+    inputs = {name: each.numpy() for name, each in tokens(batch, length, seed=1).items()}
+    answers = [{"y": run_program(each, inputs)} for each in (model, loaded.module())]
+    require_parity(parity(*answers), max_abs_error=1e-6, min_agreement=1.0)
+
+
+def test_a_program_checks_what_it_took_for_granted(program):
+    """A trace would answer: more tokens than there are positions, or inputs that do not fit."""
+    module = program[1].module()
+    with pytest.raises(Exception, match=r"(?i)guard|expected|<= 40"):
+        module(*tokens(2, 41).values())
+    ids = tokens(2, 5)["input_ids"]
+    with pytest.raises(Exception, match=r"(?i)guard|expected|=="):
+        module(ids, tokens(2, 6)["attention_mask"])
+
+
+def test_what_cannot_be_captured_or_read_is_one_error(tmp_path):
+    class Branches(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(RunError, match="cannot capture Branches"):
+        export_program(Branches(), {"x": torch.ones(2, 2)}, tmp_path / "m.pt2", dynamic={})
+    with pytest.raises(InputError, match="size 1"):
+        export_program(MeanOfTokens(), tokens(1, 5), tmp_path / "m.pt2", dynamic=DYNAMIC)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="no exported program"):
+        load_program(tmp_path / "m.pt2")
 
 
 def test_parity_measures_the_worst_output():

@@ -152,7 +152,7 @@ def compare_outages(
     folder: Path,
     count: int = 3,
     rate: float = 200.0,
-    seconds: float = 4.0,
+    seconds: float = 5.0,
     seed: int = 0,
 ) -> list[OutageCase]:
     """Take one of ``count`` replicas away under load, in three ways.

@@ -40,8 +40,9 @@ class LoadResult:
     and ``errors`` has how many failed of each kind. ``lag`` [n] is how late (s) the generator
     itself came to each request. ``schedule`` [n] are the times (s) at which they were due, where
     there was a schedule. ``most_in_flight`` is how many requests were under way at once, of
-    ``max_in_flight`` at most (0 where that was not watched). ``stopped`` says why a run ended before its schedule did. ``busy`` is the
-    share of the run in which the generator had something to do: it ran, or waited for a core.
+    ``max_in_flight`` at most (0 where that was not watched). ``stopped`` says why a run ended
+    before its schedule did. ``busy`` is the share of the run in which the generator had something
+    to do: it ran, or waited for a core.
     """
 
     latencies: NDArray[np.float64]
@@ -115,8 +116,8 @@ class LoadResult:
             )
         if self.max_in_flight is not None and self.most_in_flight >= self.max_in_flight:
             found.append(
-                f"max_in_flight = {self.max_in_flight} requests were under way at once: more waited "
-                "in the generator, where the server could not refuse them; raise it"
+                f"max_in_flight = {self.max_in_flight} requests were under way at once: more "
+                "waited in the generator, where the server could not refuse them; raise it"
             )
         if self.stopped:
             found.append(f"stopped early: {self.stopped}")

@@ -43,7 +43,7 @@ class ServiceEstimate:
     to the size, which overstates larger batches and refuses rather too early than too late.
     """
 
-    def __init__(self, forget: float = 0.02) -> None:
+    def __init__(self, forget: float = 0.05) -> None:
         require(0 < forget < 1, "forget", forget, "must be in (0, 1)")
         self._keep = 1 - forget
         self._weight = self._n = self._s = self._nn = self._ns = 0.0

@@ -35,9 +35,16 @@ Inputs = Mapping[str, NDArray[Any]]
 OPERATORS = ("MatMul", "Gemm", "Gather")
 """The products, and the look-up of embeddings, which is where most of a small model's bytes are.
 
-ONNX Runtime's own default is every operator it can quantize, the Add and the Softmax of the
-attention mask among them: its -10,000 makes a step of 39, in which all scores are equal.
+ONNX Runtime's default is :func:`every_operator`, the Add and the Softmax of the attention mask
+among them: its -10,000 makes a step of 39, in which all scores are equal.
 """
+
+
+def every_operator() -> tuple[str, ...]:
+    """What ONNX Runtime's ``quantize_static`` quantizes unless told otherwise: all it can."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))
 
 
 def calibration_batches(ids: Sequence[Sequence[int]], batch: int = 16) -> list[Inputs]:

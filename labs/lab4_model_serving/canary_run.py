@@ -43,6 +43,8 @@ class Canary:
     """From the first share of requests to the decision."""
     requests: int
     failed: int
+    failures: dict[str, int]
+    """Status and message to requests."""
     by_new: int
     """Requests that the new version answered before the decision."""
     by_new_after: int
@@ -216,6 +218,7 @@ def _canary(
         seconds=seconds,
         requests=len(driven.requests),
         failed=driven.failed,
+        failures=driven.failures,
         by_new=_answered(driven.requests, rollout.new, 0, ended),
         by_new_after=_answered(driven.requests, rollout.new, ended, float("inf")),
         moved_back=moved_back(driven.requests, rollout.old, rollout.new, growing),

@@ -24,7 +24,6 @@ from labs.lab4_model_serving.rollout_policy import Action, Decision, Guardrails,
 
 Status = Literal["running", "promoted", "rolled_back"]
 T = TypeVar("T")
-KEPT_LOOKS = 500
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,6 @@ class _State:
     began: float = 0.0
     step_began: float = 0.0
     window: str | None = None
-    looks: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Controller:
@@ -157,7 +155,8 @@ class Controller:
     Parameters
     ----------
     state_file
-        Written whole after every look. One that exists is continued.
+        Written whole before every change. One that exists is continued. Beside it, every look is
+        a line of ``<name>.trace.jsonl``.
     clock, sleep
         Seconds since the epoch (they must survive a restart), and how to wait.
 
@@ -182,7 +181,8 @@ class Controller:
         self._state = _State(rollout.fingerprint, began=now, step_began=now)
         if state_file.exists():
             self._state = _read_state(state_file, rollout)
-        self.trace = [_look(each) for each in self._state.looks]
+        self._trace_file = state_file.with_suffix(".trace.jsonl")
+        self.trace = _read_trace(self._trace_file) if state_file.exists() else []
 
     @property
     def status(self) -> Status:
@@ -266,7 +266,7 @@ class Controller:
             self._end("promoted", decision.reason)
         elif decision.action == "advance":
             state.step, state.step_began, state.window = state.step + 1, now, None
-        self._save()
+            self._save()
         return decision.action != "wait"
 
     def _apply(self) -> None:
@@ -298,8 +298,10 @@ class Controller:
         self._save()
 
     def _remember(self, look: Look) -> None:
+        with self._trace_file.open("a" if self.trace else "w", encoding="utf-8") as stream:
+            # The line break comes first: half a line of a killed controller spoils no other.
+            stream.write("\n" + json.dumps(asdict(look)))
         self.trace.append(look)
-        self._state.looks = [*self._state.looks, asdict(look)][-KEPT_LOOKS:]
 
     def _save(self) -> None:
         write_json(self._file, asdict(self._state))
@@ -309,8 +311,6 @@ def _read_state(path: Path, rollout: Rollout) -> _State:
     try:
         state = _State(**json.loads(path.read_text(encoding="utf-8")))
         rollout.steps[state.step]
-        for each in state.looks:
-            _look(each)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{path} is no rollout's state: {error!r}") from error
     if state.fingerprint != rollout.fingerprint:
@@ -320,6 +320,13 @@ def _read_state(path: Path, rollout: Rollout) -> _State:
     return state
 
 
-def _look(content: Mapping[str, Any]) -> Look:
-    windows = {name: Window(**content[name]) for name in ("new", "old")}
-    return Look(**{**content, **windows})
+def _read_trace(path: Path) -> list[Look]:
+    looks = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            content = json.loads(line)
+            windows = {name: Window(**content[name]) for name in ("new", "old")}
+            looks.append(Look(**{**content, **windows}))
+        except (ValueError, TypeError, KeyError):
+            continue  # the line that was being written when the controller was killed
+    return looks

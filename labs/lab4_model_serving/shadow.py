@@ -204,7 +204,7 @@ class Shadow:
         self._dropped += len(self._waiting)
         self._waiting.clear()
         await self.settle()
-        self._executor.shutdown(wait=False)
+        self._executor.shutdown()  # idle by now
 
 
 def _be_nice() -> None:

@@ -93,10 +93,7 @@ class TorchServe:
 
     def describe(self, name: str) -> list[dict[str, Any]]:
         """Every version of a model, as the management API describes it; empty when not loaded."""
-        answer = self._client.get(
-            f"{self.management_url}/models/{name}/all",
-            headers={"Authorization": f"Bearer {self._management_token}"},
-        )
+        answer = self._manage("GET", f"/models/{name}/all")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return []
         answer.raise_for_status()
@@ -105,10 +102,7 @@ class TorchServe:
 
     def set_default(self, name: str, version: str) -> None:
         """Make ``version`` the one that answers ``/predictions/<name>``."""
-        answer = self._client.put(
-            f"{self.management_url}/models/{name}/{version}/set-default",
-            headers={"Authorization": f"Bearer {self._management_token}"},
-        )
+        answer = self._manage("PUT", f"/models/{name}/{version}/set-default")
         if not answer.is_success:
             raise InputError(f"cannot make {name} {version} the default: {_message(answer)}")
 
@@ -120,14 +114,7 @@ class TorchServe:
         RunError
             The server did not give one.
         """
-        answer = self._client.get(
-            f"{self.management_url}/token",
-            params={"type": "inference"},
-            headers={"Authorization": f"Bearer {self._api_key}"},
-        )
-        if not answer.is_success:
-            raise RunError(f"no new token: {answer.status_code}: {_message(answer)}")
-        self._take_tokens(self._key_file, timeout=10)
+        self._renew("inference")
 
     def scale_workers(
         self, name: str, version: str, n: int, *, wait: bool = True, timeout: float = 60
@@ -150,10 +137,8 @@ class TorchServe:
             Not done within ``timeout`` seconds.
         """
         require(n >= 0, "n", n, "must be >= 0")
-        answer = self._client.put(
-            f"{self.management_url}/models/{name}/{version}",
-            params={"min_worker": n, "max_worker": n, "synchronous": "false"},
-            headers={"Authorization": f"Bearer {self._management_token}"},
+        answer = self._manage(
+            "PUT", f"/models/{name}/{version}?min_worker={n}&max_worker={n}&synchronous=false"
         )
         if answer.is_client_error:
             raise InputError(f"cannot scale {name} {version} to {n}: {_message(answer)}")
@@ -185,6 +170,30 @@ class TorchServe:
                 loaded = sorted({model.name for model in self.models})
                 raise InputError(f"no model {name!r} is loaded; loaded are {loaded}")
         return sum(int(each["jobQueueStatus"]["pendingRequests"]) for each in found)
+
+    def _manage(self, method: str, path: str) -> httpx.Response:
+        """A call of the management API; its token is replaced when it has expired."""
+        for renewed in (False, True):
+            answer = self._client.request(
+                method,
+                f"{self.management_url}{path}",
+                headers={"Authorization": f"Bearer {self._management_token}"},
+            )
+            if renewed or "Token Authorization failed" not in answer.text:
+                break
+            self._renew("management")
+        return answer
+
+    def _renew(self, kind: str) -> None:
+        # The API key has no end: it is for this call alone.
+        answer = self._client.get(
+            f"{self.management_url}/token",
+            params={"type": kind},
+            headers={"Authorization": f"Bearer {self._api_key}"},
+        )
+        if not answer.is_success:
+            raise RunError(f"no new {kind} token: {answer.status_code}: {_message(answer)}")
+        self._take_tokens(self._key_file, timeout=10)
 
     def _version(self, name: str, version: str) -> dict[str, Any]:
         versions = {each["modelVersion"]: each for each in self.describe(name)}
@@ -256,7 +265,7 @@ class TorchServe:
 
     def _take_tokens(self, key_file: Path, timeout: float) -> None:
         """Read the tokens as soon as the file is whole, and delete it."""
-        self._key_file = key_file
+        self._key_file = key_file  # a new token is written there as well
         deadline = time.monotonic() + timeout
         while True:
             text = key_file.read_text(encoding="utf-8") if key_file.exists() else ""
@@ -365,8 +374,9 @@ def torchserve(
 
 def _message(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
+        content = answer.json()
+        return str(content.get("error", content)["message"])  # the handler's, or TorchServe's own
+    except (ValueError, KeyError, TypeError, AttributeError):
         return answer.text[:500]
 
 

@@ -212,7 +212,7 @@ def _compare(
     worst = compared.errors.max(axis=1)
     limit = np.inf if limits.max_abs_error is None else limits.max_abs_error
     keeps = compared.agrees | (limits.min_agreement < 1)
-    bad = np.flatnonzero((worst > limit) | ~keeps)[:SHOWN]
+    bad = np.flatnonzero((worst > limit) | np.isinf(worst) | ~keeps)[:SHOWN]
     if not bad.size and compared.agreement < limits.min_agreement:
         bad = np.flatnonzero(~compared.agrees)[:SHOWN]
     offending = (f"raised {refused}",) if refused else tuple(
@@ -244,6 +244,11 @@ def _row(
     error = max(case.max_abs_error for case in cases)
     texts = cases[-1]
     failures = [f"raises at {case.case!r}" for case in cases if case.refused]
+    failures += [
+        f"answers NaN or infinity at {case.case!r}"
+        for case in cases
+        if not case.refused and case.max_abs_error == np.inf
+    ]
     if limits.max_abs_error is not None and not error <= limits.max_abs_error:
         worst = max(cases, key=lambda case: case.max_abs_error)
         failures.append(

@@ -182,6 +182,19 @@ def test_a_model_that_answers_nan_is_right_about_nothing(texts):
     assert not row.passed
 
 
+def test_a_nan_at_one_shape_is_caught_where_only_decisions_are_limited(texts):
+    """INT8 has no limit on its error; a scale that overflows at one length must still stop it."""
+
+    def overflows(inputs):
+        answer = model(inputs)
+        return answer * np.nan if inputs["input_ids"].shape == (4, 32) else answer
+
+    (row,) = report(texts, Artefact("int8", overflows, limits=QUANTIZED))
+    assert row.agreement == 1
+    with pytest.raises(RunError, match=r"NaN or infinity at 'longest'\n  longest .*row 0"):
+        require_report([row])
+
+
 def test_another_number_of_classes_is_a_finding_and_no_crash(texts):
     (row,) = report(texts, Artefact("cut", lambda inputs: model(inputs)[:, :-1]))
     assert "not (1, 7)" in row.cases[0].refused

@@ -53,7 +53,7 @@ def draw_rate_search(found: FoundRate, limit_ms: float) -> Figure:
     figure, axes = _figure()
     for trials, marker, what in (
         (found.trials, "o", "trial"),
-        (found.confirmations, "D", "confirming run"),
+        (found.confirmations, "D", "run to confirm"),
     ):
         for held, colour in ((True, "tab:green"), (False, "tab:red")):
             chosen = [trial for trial in trials if trial.held == held]
@@ -63,6 +63,7 @@ def draw_rate_search(found: FoundRate, limit_ms: float) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(top=20 * limit_ms)
+    axes.yaxis.set_major_formatter("{x:g}")
     rates = sorted({trial.rate for trial in (*found.trials, *found.confirmations)})
     axes.set_xticks(_apart(rates), [f"{rate:,.0f}" for rate in _apart(rates)])
     axes.minorticks_off()
@@ -92,6 +93,8 @@ def draw_overload(overload: Overload) -> Figure:
             recovered, color="tab:green", label=f"SLO kept again after {overload.recovery_s:.1f} s"
         )
     tail.set_yscale("log")
+    tail.set_ylim(overload.slo_ms / 50, 2 * max(overload.slo_ms, np.nanmax(line.p99_ms)))
+    tail.yaxis.set_major_formatter("{x:g}")
     tail.set_ylabel("latency (ms)")
     tail.set_xlabel("time when due; answers by when they came (s)")
     for axes in (rates, tail):

@@ -31,7 +31,7 @@ def draw_canaries(found: Sequence[Canary]) -> Figure:
 
     n = len(found)
     figure = Figure(figsize=(0.8 + 3.7 * n, 6.6), layout="constrained")
-    axes: Any = figure.subplots(3, n, sharex="col", squeeze=False)
+    axes: Any = figure.subplots(3, n, sharex="col", sharey="row", squeeze=False)
     for column, canary in enumerate(found):
         weight, latency, accuracy = axes[:, column]
         _draw_weight(weight, canary)

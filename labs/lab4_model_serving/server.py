@@ -230,31 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=json.loads, default={}, help="ConnectionLimits, JSON")
     parser.add_argument("--drain-s", type=float, default=0.2, help="refuse so long before the end")
     options = parser.parse_args(arguments)
-    settings = BatchSettings(**options.settings)
     try:
-        predictors = [
-            Predictor(folder, device=options.device, threads=options.threads)
-            for folder in options.bundle
-        ]
-    except InputError as error:
+        model = _loaded(options)
+        limits = ConnectionLimits(**options.connections)
+    except (InputError, TypeError) as error:  # TypeError: a name in --settings that is none
         print(f"error: {error}", file=sys.stderr)
         return 2
-    model = LiveModel(
-        predictors[0].bundle.name,
-        settings=settings,
-        store=options.model_store,
-        delays={each.partition("=")[0]: float(each.partition("=")[2]) for each in options.delay},
-        device=options.device,
-        threads=options.threads,
-    )
-    for i, predictor in enumerate(predictors):
-        predictor.predict(["warm up"])
-        model.add(predictor, settings, weight=1.0 if i == 0 else 0.0)
     token = os.environ.get(TOKEN) or secrets.token_hex(16)
     management = os.environ.get(MANAGEMENT_TOKEN) or secrets.token_hex(16)
     if TOKEN not in os.environ:
         print(f"token: {token}\nmanagement token: {management}", flush=True)
-    limits = ConnectionLimits(**options.connections)
     log = AccessLog(options.access_log, sample=options.log_sample) if options.access_log else None
     app = ModelServer(
         model,
@@ -270,10 +255,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(app, options.port, limits=limits, drain_s=options.drain_s))
+    except OSError as error:
+        print(f"error: port {options.port}: {error}; choose another --port", file=sys.stderr)
+        return 2
     finally:
         if log:
             log.close()
     return 0
+
+
+def _loaded(options: argparse.Namespace) -> LiveModel:
+    """Every bundle read, warm and live; the first one gets the traffic."""
+    settings = BatchSettings(**options.settings)
+    predictors = [
+        Predictor(folder, device=options.device, threads=options.threads)
+        for folder in options.bundle
+    ]
+    model = LiveModel(
+        predictors[0].bundle.name,
+        settings=settings,
+        store=options.model_store,
+        delays={each.partition("=")[0]: float(each.partition("=")[2]) for each in options.delay},
+        device=options.device,
+        threads=options.threads,
+    )
+    for i, predictor in enumerate(predictors):
+        predictor.predict(["the first run is slow"] * settings.max_batch)
+        predictor.predict(["not at a user's expense"])
+        model.add(predictor, settings, weight=1.0 if i == 0 else 0.0)
+    return model
 
 
 if __name__ == "__main__":

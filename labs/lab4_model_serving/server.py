@@ -26,6 +26,7 @@ import httpx
 from common.errors import InputError, RunError
 from common.ports import LOOPBACK, free_port, require_port_free
 from common.process import Child, supervised
+from labs.lab4_model_serving.batch_choice import check_settings
 from labs.lab4_model_serving.bundle import read_bundle
 from labs.lab4_model_serving.http_connection import Connection, ConnectionLimits, Site
 from labs.lab4_model_serving.json_logs import AccessLog
@@ -267,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _loaded(options: argparse.Namespace) -> LiveModel:
     """Every bundle read, warm and live; the first one gets the traffic."""
     settings = BatchSettings(**options.settings)
+    check_settings(settings.max_batch, settings.max_delay_s, settings.max_queue)
     predictors = [
         Predictor(folder, device=options.device, threads=options.threads)
         for folder in options.bundle

@@ -61,6 +61,8 @@ LEAD_S = 0.01
 """From the call to the schedule's zero, so that the first request is not late."""
 TICK_S = 0.001
 """Timers of the event loop are no finer (uvloop rounds to milliseconds, epoll up to the next)."""
+EARLY_S = 0.005
+"""A timer of uvloop may ring a millisecond early; more is a mistake."""
 
 
 @exercise(
@@ -268,7 +270,7 @@ def load_http(
             if client.broken:
                 raise client.broken
             busy = (busy_seconds() - busy) / (time.perf_counter() - began)
-            return replace(result, busy=busy, most_in_flight=client.most_under_way)
+            return replace(_never_early(result), busy=busy, most_in_flight=client.most_under_way)
         finally:
             await client.close()
 
@@ -295,6 +297,19 @@ def _after_warmup(result: LoadResult, client: HttpClient, first: int, warmup: fl
         errors=dict(errors),
         schedule=schedule,
     )
+
+
+def _never_early(result: LoadResult) -> LoadResult:
+    """Latencies and lag of 0 where a timer rang within ``EARLY_S`` before its time."""
+    earliest = float(min(result.latencies.min(), result.lag.min()))
+    require(
+        earliest >= -EARLY_S,
+        "latency or lag", f"{earliest:.4f} s", f"must be >= -{EARLY_S:g}",
+        "run_open_loop must not send a request before it is due, and read one clock",
+    )  # fmt: skip
+    if earliest >= 0:
+        return result
+    return replace(result, latencies=np.maximum(result.latencies, 0), lag=np.maximum(result.lag, 0))
 
 
 def _check_schedule(schedule: NDArray[np.float64]) -> None:

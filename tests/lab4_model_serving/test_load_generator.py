@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -203,6 +204,24 @@ def test_load_http_runs_the_open_loop_of_the_exercise(monkeypatch, url):
     assert ran == [(20, {"max_in_flight": 7, "timeout": 3})]
     assert result.failed == 0
     assert result.errors == {}
+
+
+def test_a_timer_that_rings_early_gives_no_negative_latency(monkeypatch, url):
+    """Half a millisecond early is the timer's; 50 ms early is a mistake, and it is said."""
+    original = load_generator.run_open_loop
+
+    def early_by(seconds):
+        async def learners(send, schedule, **options):
+            result = await original(send, schedule, **options)
+            return replace(result, latencies=result.latencies * 0 - seconds)
+
+        return learners
+
+    monkeypatch.setattr(load_generator, "run_open_loop", early_by(0.0005))
+    assert load_http(url, [b"{}"], np.arange(5) * 0.001).latencies.tolist() == [0] * 5
+    monkeypatch.setattr(load_generator, "run_open_loop", early_by(0.05))
+    with pytest.raises(InputError, match="must not send a request before it is due"):
+        load_http(url, [b"{}"], np.arange(5) * 0.001)
 
 
 def test_a_tally_of_answers_sees_status_headers_and_body(url):

@@ -111,8 +111,8 @@ class LoadResult:
         if self.limited_by_generator:
             found.append(
                 f"the generator is a part of this p99: it came {1000 * self.lag_p99:.1f} ms late "
-                f"(p99) to its own requests and was busy for {100 * self.busy:.0f} % of the run; lower "
-                "the rate, or give it a core of its own"
+                f"(p99) to its own requests and was busy for {100 * self.busy:.0f} % of the run; "
+                "lower the rate, or give it a core of its own"
             )
         if self.max_in_flight is not None and self.most_in_flight >= self.max_in_flight:
             found.append(

@@ -6,13 +6,13 @@ users, and either all of them or none; users never notice, except by the answers
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from common.errors import RunError, require
@@ -164,8 +164,6 @@ def run_canary(
     RunError
         The server died.
     """
-    import threading
-
     controller_file = folder / f"rollout-{story}.json"
 
     def change() -> tuple[Controller, dict[str, Any]]:
@@ -173,7 +171,7 @@ def run_canary(
         report: dict[str, Any] = {}
         if shadow_s:
             client.set_shadow(candidate.version, 0.5)
-            threading.Event().wait(shadow_s)
+            Event().wait(shadow_s)
             report = client.shadow()
             client.stop_shadow()
         controller = Controller(rollout, client, controller_file)
@@ -324,9 +322,3 @@ def metrics(found: Sequence[Canary]) -> dict[str, float]:
             numbers["rollout.shadow_agreement"] = agreement
             numbers["rollout.shadow_dropped"] = canary.shadow["dropped"]
     return numbers
-
-
-def read_labelled(path: Path) -> tuple[list[str], list[str]]:
-    """Texts and labels of a JSON file with ``{"texts": [...], "labels": [...]}``."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return list(content["texts"]), list(content["labels"])

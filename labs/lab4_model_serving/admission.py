@@ -4,7 +4,7 @@ A bound in requests is right at one speed only: 256 waiting texts are 30 ms on a
 200 ms on a busy one. :class:`Admission` predicts when a request that came now would be answered,
 from what waits before it and from how long batches have taken, and refuses it when that is later
 than the promise. The prediction is multiplied by how wrong its like have been, so that it is the
-99th percentile, and not the mean, that keeps the promise.
+tail, and not the mean, that keeps the promise.
 """
 
 from __future__ import annotations
@@ -103,15 +103,20 @@ class Admission:
 
     Notes
     -----
-    With ``ahead`` requests before it and R runners, a request is in round ``ahead // max_batch``
-    of full batches of S seconds:
+    With ``ahead`` requests before it and R runners, a request is in round ``ahead // B``
+    of full batches of S(B) seconds:
 
     .. math:: T = r + \\lfloor ahead / B \\rfloor \\, S(B) / R + S(\\min(B, ahead + 1))
 
     with r until a runner is free (half a batch, while all are busy). It is refused when
-    :math:`m T > \\mathrm{SLO}`, m being the 99th percentile of (what it took) / (T) so far.
+    :math:`m T > \\mathrm{SLO}`, m being the 99.5th percentile of (what it took) / (T) so far:
+    aimed at the 99th itself, half of the errors would be on the wrong side.
     Nobody is refused who would be in the next batch: else one slow run would be believed for
     ever, because nothing would run that could correct it.
+
+    A promise limits batches as well (:attr:`batch`): to a size that takes a third of it. One third
+    to wait for the batch that runs, one for its own, one for what goes wrong. Where even one
+    request takes longer, no size keeps the promise, and full batches at least answer the most.
 
     CoDel (Nichols and Jacobson, 2012) needs no model of the server: it drops at the *end* of the
     queue when waits have been above a target for a while. For a model server the drop comes too
@@ -122,8 +127,10 @@ class Admission:
     def __init__(self, slo_s: float, *, max_batch: int, runners: int = 1) -> None:
         require(slo_s > 0, "slo_s", slo_s, "must be > 0")
         self.slo_s, self._max_batch, self._runners = slo_s, max_batch, runners
+        self.batch = max_batch
+        """Requests of a batch at most, by what is known now."""
         self._estimate = ServiceEstimate()
-        self._margin = Quantile(0.99, start=1.25, low=1.0, high=8.0)
+        self._margin = Quantile(0.995, start=1.25, low=1.0, high=4.0)
         self._service: ServiceTime | None = None
 
     @property
@@ -133,21 +140,21 @@ class Admission:
 
     @property
     def margin(self) -> float:
-        """The 99th percentile of actual over predicted times."""
+        """The 99.5th percentile of actual over predicted times."""
         return self._margin.value
 
     def predicted_s(self, ahead: int, *, busy: bool) -> float:
         """Seconds until the answer to a request with ``ahead`` requests before it, as a mean."""
         if self._service is None:
             return 0.0
-        rounds, service = ahead // self._max_batch, self._service
-        full = service.batch_s(self._max_batch)
-        own = service.batch_s(min(self._max_batch, ahead + 1))
+        rounds, service = ahead // self.batch, self._service
+        full = service.batch_s(self.batch)
+        own = service.batch_s(min(self.batch, ahead + 1))
         return (rounds + 0.5 * busy) * full / self._runners + own
 
     def admits(self, ahead: int, *, busy: bool) -> bool:
         """Whether a request with ``ahead`` before it would be answered within the promise."""
-        if ahead < self._max_batch:
+        if ahead < self.batch:
             return True
         return self._margin.value * self.predicted_s(ahead, busy=busy) <= self.slo_s
 
@@ -158,7 +165,11 @@ class Admission:
     def ran(self, n: int, seconds: float) -> None:
         """Learn from a batch of n that took ``seconds``."""
         self._estimate.add(n, seconds)
-        self._service = self._estimate.service()
+        self._service = service = self._estimate.service()
+        self.batch = self._max_batch
+        spare = self.slo_s / 3 - service.fixed_s
+        if service.item_s <= spare < service.item_s * self._max_batch:
+            self.batch = int(spare / service.item_s)
 
     def answered(self, predicted_s: float, took_s: float) -> None:
         """Learn from a request that was thought to take ``predicted_s`` and took ``took_s``."""

@@ -74,7 +74,7 @@ class Batcher(Generic[Item, Result]):
     run
         Items to results, in order; called on a thread.
     max_batch
-        Items of a batch at most.
+        Items of a batch at most; fewer where so many would take too long for ``slo_s``.
     max_delay_s
         The oldest item waits this long for others (s); 0 runs what is there. Event loops keep time
         in whole milliseconds.
@@ -183,7 +183,7 @@ class Batcher(Generic[Item, Result]):
         if not admission.admits(ahead, busy=busy):
             raise QueueFull(admission.retry_after_s(ahead))
         # Only those that had to wait for other batches say how good the prediction is.
-        predicted = admission.predicted_s(ahead, busy=busy) if ahead >= self.max_batch else 0.0
+        predicted = admission.predicted_s(ahead, busy=busy) if ahead >= admission.batch else 0.0
         future: asyncio.Future[Served[Result]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting[Item, Result](
             item, length, client, now if enqueued is None else enqueued, turn, predicted, future
@@ -216,13 +216,14 @@ class Batcher(Generic[Item, Result]):
         while self._waiting:
             free = self._free > 0
             n = len(self._waiting)
-            soon = free and n < self.max_batch  # only then the oldest matters
+            most = self.admission.batch
+            soon = free and n < most  # only then the oldest matters
             decision = decide(
                 n,
                 min(w.enqueued for w in self._waiting) if soon else now,
                 now,
                 free_since=self._free_since if free else None,
-                max_batch=self.max_batch,
+                max_batch=most,
                 max_delay_s=self.max_delay_s,
                 max_queue=self.max_queue,
             )

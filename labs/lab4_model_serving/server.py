@@ -27,13 +27,14 @@ from common.errors import InputError, RunError
 from common.ports import LOOPBACK, free_port, require_port_free
 from common.process import Child, supervised
 from labs.lab4_model_serving.batch_choice import check_settings
+from labs.lab4_model_serving.batcher import Batcher
 from labs.lab4_model_serving.bundle import read_bundle
 from labs.lab4_model_serving.http_connection import Connection, ConnectionLimits, Site
 from labs.lab4_model_serving.json_logs import AccessLog
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.protocol import Token
 from labs.lab4_model_serving.server_app import ModelServer
-from labs.lab4_model_serving.versions import BatchSettings, LiveModel
+from labs.lab4_model_serving.versions import BatchSettings, LiveModel, Timed
 
 TOKEN = "SERVING_TOKEN"
 MANAGEMENT_TOKEN = "SERVING_MANAGEMENT_TOKEN"
@@ -231,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=json.loads, default={}, help="ConnectionLimits, JSON")
     parser.add_argument("--drain-s", type=float, default=0.2, help="refuse so long before the end")
     options = parser.parse_args(arguments)
+    # One thread runs batches. A tokenizer with a thread a core would take the event loop's.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         model = _loaded(options)
         limits = ConnectionLimits(**options.connections)
@@ -282,10 +285,20 @@ def _loaded(options: argparse.Namespace) -> LiveModel:
         threads=options.threads,
     )
     for i, predictor in enumerate(predictors):
-        predictor.predict(["the first run is slow"] * settings.max_batch)
-        predictor.predict(["not at a user's expense"])
         model.add(predictor, settings, weight=1.0 if i == 0 else 0.0)
+        _warm_up(predictor, model.versions[predictor.version].batcher)
     return model
+
+
+def _warm_up(predictor: Predictor, batcher: Batcher[str, Timed]) -> None:
+    """The first runs are slow: not at a user's expense. The next ones teach what batches take."""
+    text = "how long does a text of about this length take"
+    for n in (batcher.max_batch, 1) * 2:
+        predictor.predict([text] * n)
+    for n in (1, batcher.max_batch, 2, batcher.max_batch // 2 + 1):
+        start = time.perf_counter()
+        predictor.predict([text] * n)
+        batcher.admission.ran(n, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

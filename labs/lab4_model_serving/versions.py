@@ -32,7 +32,7 @@ class BatchSettings:
     max_queue: int = 256
     deadline_s: float = 1.0
     runners: int = 1
-    slo_s: float = 0.045
+    slo_s: float = 0.04
     """Whoever would be answered later than this is refused: what is left of the promise (0.05 s)
     once it has come through the network and the parser."""
     max_waste: float = 0.25

@@ -69,11 +69,27 @@ def test_the_bound_is_a_time():
     """Half as fast, half as many may wait; a bound in requests would promise twice the latency."""
 
     def places(batch_s: float) -> int:
-        admission = Admission(0.1, max_batch=8)
+        admission = Admission(0.2, max_batch=8)
         admission.ran(8, batch_s)
         return next(n for n in range(10_000) if not admission.admits(n, busy=True))
 
     assert places(0.005) == pytest.approx(2 * places(0.01), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "item_s", "batch"),
+    [(0.0, 0.001, 16), (0.0, 0.0001, 32), (0.01, 0.001, 6), (0.0, 0.02, 32), (0.04, 0.0001, 32)],
+)
+def test_a_promise_limits_the_batch(fixed_s, item_s, batch):
+    """A third of 50 ms is 16.7 ms: 16 texts of a millisecond, 6 when a batch costs 10 ms first.
+
+    A full batch of 32 ms would break the promise of whoever came just after it had begun. Where
+    even one text takes longer than the third, small batches keep no promise and cost throughput.
+    """
+    admission = Admission(0.05, max_batch=32)
+    for n in (1, 8, 16, 32) * 50:
+        admission.ran(n, fixed_s + n * item_s)
+    assert admission.batch == batch
 
 
 def test_before_the_first_batch_everybody_is_let_in():

@@ -3,59 +3,110 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import require
+from labs.lab4_model_serving.texts import Source
+
+Story = Literal["good", "slow", "wrong"]
 
 
 @dataclass(frozen=True)
 class Config:
     """What is trained, how it is served, and how hard it is loaded."""
 
-    texts: int = 30_000
-    """Docstrings used at most, training and test together."""
-    hidden: int = 256
-    """Width of the classifier's hidden layer."""
-    epochs: int = 3
+    source: Source = "auto"
+    """Texts: clinc150, docstrings, or auto (CLINC150 where it can be had)."""
+    texts: int = 0
+    """Training texts at most; 0 takes all."""
+    layers: int = 2
+    """Layers of MiniLM that are kept (1 to 6)."""
+    epochs: int = 2
     """Passes over the training texts."""
+    max_tokens: int = 32
+    """Longer texts are cut here, [CLS] and [SEP] included."""
+    judged: int = 4500
+    """Test texts at most that accuracy is measured on."""
     workers: int = 1
     """TorchServe worker processes of the version that is loaded."""
     batch_size: int = 32
-    """Requests that TorchServe runs at once, at most."""
+    """Requests that are run at once, at most."""
     max_batch_delay_ms: int = 2
     """How long the first request of a batch waits for others (ms)."""
-    queue_size: int = 1000
+    queue_size: int = 200
     """Requests that may wait; the next one is answered 503."""
-    rate: float = 200.0
-    """Offered load of the latency measurement (requests/s)."""
-    load_s: float = 10.0
-    """Length of the latency measurement (s)."""
-    search_low: float = 250.0
-    """Lowest rate of the search for the highest one (requests/s)."""
-    search_high: float = 4000.0
-    """Highest rate of the search (requests/s); 0 skips the search."""
-    search_s: float = 5.0
-    """Length of one measurement of the search (s)."""
-    search_tries: int = 6
-    """Measurements between the lowest and the highest rate."""
     p99_limit_ms: float = 50.0
     """A rate counts when its p99 is below this (ms)."""
+    search_low: float = 200.0
+    """Lowest rate of the search for the highest one (requests/s)."""
+    search_high: float = 6000.0
+    """Highest rate of the search (requests/s)."""
+    search_s: float = 3.0
+    """Length of one trial of the search (s)."""
+    search_precision: float = 0.05
+    """The search ends when its bounds are this close (ratio - 1)."""
+    confirm_s: float = 60.0
+    """Length of the run that confirms the rate that was found (s)."""
+    ladder_s: float = 2.0
+    """Length of a trial in this process, for the rungs below the server (s)."""
+    ladder_tries: int = 4
+    """Trials of each rung between its lowest and highest rate."""
+    crossover_batches: tuple[int, ...] = (1, 8, 32, 64)
+    """Batch sizes at which precisions are timed; the largest must divide 64."""
+    crossover_rounds: int = 7
+    """Times that each precision is timed at each batch size."""
+    overload: float = 3.0
+    """Offered load of the overload test, in multiples of what the server can do."""
+    overload_s: float = 30.0
+    """Length of the overload (s)."""
+    rollouts: tuple[Story, ...] = ("good", "slow", "wrong")
+    """Versions that want to replace the live one."""
+    canary_rate: float = 300.0
+    """Offered load during a rollout (requests/s)."""
+    canary_samples: int = 150
+    """Requests that the first step of a rollout takes; each next step takes more."""
+    scaling_s: float = 30.0
+    """Length of the autoscaler's trace on TorchServe (s); 0 leaves it out."""
+    faults_s: float = 15.0
+    """Length of the load while a worker and the JVM are killed (s); 0 leaves it out."""
     inference_port: int = 0
     """Port of the inference API on 127.0.0.1; 0 picks a free one."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "epochs", "workers", "batch_size", "max_batch_delay_ms"):
+        for name in ("epochs", "workers", "batch_size", "max_batch_delay_ms", "queue_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be >= 1")
-        require(self.texts >= 1000, "texts", self.texts, "must be >= 1000")
-        require(self.queue_size >= 1, "queue_size", self.queue_size, "must be >= 1")
-        for name in ("rate", "load_s", "search_low", "search_s", "p99_limit_ms"):
+        require(self.texts == 0 or self.texts >= 100, "texts", self.texts, "must be 0 or >= 100")
+        require(1 <= self.layers <= 6, "layers", self.layers, "must be from 1 to 6")
+        require(3 <= self.max_tokens <= 512, "max_tokens", self.max_tokens, "must be from 3 to 512")
+        require(self.judged >= 100, "judged", self.judged, "must be >= 100")
+        for name in (
+            *(
+                "p99_limit_ms",
+                "search_low",
+                "search_s",
+                "search_precision",
+                "confirm_s",
+                "ladder_s",
+            ),
+            *("overload_s", "canary_rate"),
+        ):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")
+        for name in ("scaling_s", "faults_s"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be >= 0")
         require(
-            self.search_high == 0 or self.search_high > self.search_low,
+            self.search_high > self.search_low,
             "search_high",
             self.search_high,
-            f"must be 0 or above search_low = {self.search_low:g}",
+            f"must be above search_low = {self.search_low:g}",
         )
-        require(self.search_tries >= 0, "search_tries", self.search_tries, "must be >= 0")
+        require(self.ladder_tries >= 0, "ladder_tries", self.ladder_tries, "must be >= 0")
+        require(self.canary_samples >= 30, "canary_samples", self.canary_samples, "must be >= 30")
+        require(
+            self.crossover_rounds >= 3, "crossover_rounds", self.crossover_rounds, "must be >= 3"
+        )
+        for batch in self.crossover_batches:
+            require(batch >= 1 and 64 % batch == 0, "crossover_batches", batch, "must divide 64")
+        require(self.overload > 1, "overload", self.overload, "must be > 1")
         require(
             0 <= self.inference_port <= 65535,
             "inference_port",
@@ -65,7 +116,36 @@ class Config:
 
 
 SCALES = {
-    "smoke": Config(texts=8000, epochs=2, load_s=5.0, search_high=0.0),
+    "smoke": Config(
+        texts=400,
+        layers=1,
+        epochs=1,
+        judged=200,
+        crossover_batches=(1, 8),
+        crossover_rounds=3,
+        search_low=400.0,
+        search_high=1000.0,
+        search_s=1.0,
+        search_precision=1.0,
+        confirm_s=2.0,
+        ladder_s=0.7,
+        ladder_tries=1,
+        overload_s=1.5,
+        rollouts=("wrong",),
+        canary_rate=150.0,
+        canary_samples=40,
+        scaling_s=0.0,
+        faults_s=0.0,
+    ),
     "standard": Config(),
-    "full": Config(texts=80_000, epochs=5, load_s=60.0, search_s=20.0, search_tries=8),
+    "full": Config(
+        search_s=10.0,
+        search_precision=0.02,
+        confirm_s=300.0,
+        ladder_s=5.0,
+        ladder_tries=6,
+        canary_samples=1000,
+        scaling_s=120.0,
+        faults_s=30.0,
+    ),
 }

@@ -1,0 +1,281 @@
+"""The first half of the run: train, convert, prove equal, quantize, climb the ladder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from common.runner import Run
+    from labs.lab4_model_serving.bundle import Bundle
+    from labs.lab4_model_serving.config import Config
+    from labs.lab4_model_serving.encoder import TextClassifier
+    from labs.lab4_model_serving.ladder import Rung
+    from labs.lab4_model_serving.parity_report import Artefact
+    from labs.lab4_model_serving.texts import Part, Split
+    from labs.lab4_model_serving.tokens import Tokens
+
+NAME = "intents"
+FP32_VERSION, INT8_VERSION = "1.0", "2.0"
+EAGER, FROZEN, ONNX, FUSED, INT8 = "eager", "frozen", "ONNX", "ONNX fused", "INT8"
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model, its texts, and those that accuracy is measured on with their token ids."""
+
+    split: Split
+    model: TextClassifier
+    tokens: Tokens
+    judged: Part
+    ids: list[list[int]]
+
+
+def train(run: Run, config: Config) -> Trained:
+    """Fine-tune MiniLM's first layers on the texts, or take the cached weights."""
+    from labs.lab4_model_serving import classifier
+    from labs.lab4_model_serving.texts import read_split
+    from labs.lab4_model_serving.tokens import Tokens
+
+    split = read_split(config.source, limit=config.texts, seed=run.seed)
+    run.data(split.dataset)
+    run.note(f"The texts are {split.dataset.entry.title} ({len(split.train):,} to train on).")
+    model = classifier.trained(
+        split,
+        layers=config.layers,
+        epochs=config.epochs,
+        max_tokens=config.max_tokens,
+        seed=run.seed,
+        device=run.device,
+        progress=lambda steps: run.progress(steps, "training"),
+    )
+    tokens = Tokens(classifier.minilm() / "tokenizer.json", config.max_tokens)
+    judged = split.test.head(config.judged)
+    run.metric("model.classes", len(split.names), unit="labels", n=len(split.train))
+    run.metric("model.parameters", sum(p.numel() for p in model.parameters()), unit="weights")
+    return Trained(split, model, tokens, judged, tokens.ids(judged.texts))
+
+
+def convert(run: Run, trained: Trained) -> dict[str, Artefact]:
+    """TorchScript, ``torch.export``, ONNX, fused ONNX and INT8, each written and read back."""
+    import torch
+
+    from labs.lab4_model_serving import classifier
+    from labs.lab4_model_serving.artefacts import build_artefacts, onnx_artefact
+    from labs.lab4_model_serving.parity_report import QUANTIZED
+    from labs.lab4_model_serving.quantization import operator_counts, quantize_int8
+
+    torch.set_num_threads(1)  # as a server's worker, so that the rungs can be compared
+    onnx = classifier.export(trained.model, run.work / "model.onnx")
+    found = {each.name: each for each in build_artefacts(trained.model, onnx, run.work)}
+    fused = path_of(found[FUSED])
+    # Fused first: what is quantized then are half as many nodes.
+    int8 = quantize_int8(fused, run.work / "int8.onnx")
+    found[INT8] = onnx_artefact(INT8, int8, QUANTIZED)
+    for name, path in (("exported", onnx), ("fused", fused), ("int8", int8)):
+        run.metric(f"onnx.nodes_{name}", operator_counts(path).total(), unit="nodes")
+    return found
+
+
+def path_of(artefact: Artefact) -> Path:
+    """The file of an artefact that has one."""
+    assert artefact.path is not None, artefact.name
+    return artefact.path
+
+
+def parity(run: Run, trained: Trained, artefacts: Mapping[str, Artefact]) -> None:
+    """The gate: whatever claims to be the model answers as it does, at every shape."""
+    from labs.lab4_model_serving.figures_runtime import draw_parity
+    from labs.lab4_model_serving.parity_report import parity_report, require_report, shape_cases
+    from labs.lab4_model_serving.tokens import pad
+
+    ids = trained.ids[:1000]
+    n = len(ids)
+    cases = shape_cases(trained.model.words.num_embeddings, max_tokens=trained.tokens.max_tokens)
+    report = parity_report(
+        artefacts[EAGER].predict,
+        list(artefacts.values()),
+        cases=cases,
+        batches=[pad(ids[at : at + BATCH]) for at in range(0, n, BATCH)],
+        labels=trained.judged.labels[:n],
+    )
+    # INT8 is judged by its accuracy, further down; the others must be the same model.
+    exact = [each for each in report if each.name != INT8]
+    require_report(exact)
+    for each in report:
+        slug = re.sub(r"\W+", "_", each.name.lower())
+        run.metric(f"parity.{slug}_max_abs_error", each.max_abs_error, unit="logit", n=n)
+        run.metric(f"parity.{slug}_agreement", each.agreement, unit="ratio", n=n)
+    worst = max(each.max_abs_error for each in exact)
+    how = f"over {len(exact)} float forms, {len(cases)} shapes and the texts"
+    run.metric("parity.max_abs_error", worst, unit="logit", n=n, how=how)
+    run.figure(
+        "parity",
+        draw_parity(report),
+        caption="Every form of the model against eager PyTorch, at every shape: the largest error "
+        "of a logit; and its accuracy.",
+    )
+
+
+def runtime(run: Run, trained: Trained, artefacts: Mapping[str, Artefact]) -> None:
+    """What ONNX Runtime makes of the graph, and where the time of a run goes."""
+    from labs.lab4_model_serving.figures_runtime import draw_operator_times, draw_optimized_graphs
+    from labs.lab4_model_serving.ort_options import optimized_graphs
+    from labs.lab4_model_serving.ort_profile import profile_model
+    from labs.lab4_model_serving.tokens import pad
+
+    paths = {name: path_of(artefacts[name]) for name in (ONNX, FUSED, INT8)}
+    run.figure(
+        "graphs",
+        draw_optimized_graphs({name: optimized_graphs(path) for name, path in paths.items()}),
+        caption="Nodes that run at each level of ONNX Runtime's own optimization.",
+    )
+    inputs = [pad(trained.ids[at : at + 8]) for at in range(0, min(360, len(trained.ids)), 8)]
+    folder = run.dir / "logs" / "profiles"
+    profiles = [profile_model(path, inputs, folder, name=name) for name, path in paths.items()]
+    run.figure(
+        "operators",
+        draw_operator_times(profiles),
+        caption="Time of one run over 8 texts by operator, from ONNX Runtime's own profile.",
+    )
+
+
+def precisions(
+    run: Run, config: Config, trained: Trained, artefacts: Mapping[str, Artefact]
+) -> None:
+    """Precision by batch size, and accuracy beside speed beside size."""
+    from labs.lab4_model_serving.figures_quantization import (
+        draw_accuracy_and_size,
+        draw_crossover,
+    )
+    from labs.lab4_model_serving.paired_accuracy import compare_accuracy
+    from labs.lab4_model_serving.precision_crossover import (
+        build_precisions,
+        measure_crossover,
+        text_batcher,
+    )
+    from labs.lab4_model_serving.static_quantization import calibration_batches
+
+    calibration = calibration_batches(trained.tokens.ids(trained.split.train.texts[:256]))
+    made = build_precisions(path_of(artefacts[ONNX]), run.work / "precisions", calibration)
+    built: dict[str, Path] = {str(name): path for name, path in made.items()}
+    rows = compare_accuracy(built, trained.ids, trained.judged.labels)
+    for row in rows:
+        area = f"precision.{row.precision}"
+        run.metric(
+            f"{area}_accuracy", row.accuracy, unit="ratio", n=len(trained.judged), ci95=row.ci95
+        )
+        run.metric(f"{area}_bytes", row.bytes, unit="bytes")
+    crossover = measure_crossover(
+        built,
+        text_batcher(trained.ids),
+        batches=config.crossover_batches,
+        rounds=config.crossover_rounds,
+    )
+    for batch in crossover.batches:
+        for precision in crossover.precisions:
+            cell = crossover.cell(precision, batch)
+            run.metric(
+                f"precision.{precision}_us_batch_{batch}",
+                cell.median_us,
+                unit="us",
+                n=cell.rounds,
+                how="median over rounds, an item, one thread",
+            )
+    run.figure(
+        "crossover",
+        draw_crossover(crossover),
+        caption="Microseconds a text by precision and batch size, median and quartiles.",
+    )
+    run.figure(
+        "precisions",
+        draw_accuracy_and_size(rows),
+        caption="What each precision costs in accuracy, paired by text, and saves in bytes.",
+    )
+
+
+def climb(
+    run: Run, config: Config, trained: Trained, artefacts: Mapping[str, Artefact]
+) -> list[Rung]:
+    """Forms of the model, alone and then batched: accuracy, size, latency, rate in the SLO."""
+    from labs.lab4_model_serving.ladder import Step, measure
+    from labs.lab4_model_serving.tokens import pad
+
+    def step(name: str, form: str, max_batch: int = 1) -> Step:
+        predict, path = artefacts[form].predict, artefacts[form].path
+        weights = sum(4 * p.numel() for p in trained.model.parameters())
+        return Step(
+            name,
+            lambda texts: predict(pad(trained.tokens.ids(texts))),
+            path.stat().st_size if path else weights,
+            max_batch=max_batch,
+        )
+
+    steps = [
+        step("eager PyTorch", EAGER),
+        step("TorchScript", FROZEN),
+        step("ONNX", ONNX),
+        step("ONNX fused", FUSED),
+        step("INT8", INT8),
+        step("INT8 batched", INT8, config.batch_size),
+    ]
+    rungs = []
+    for each in steps:
+        rung = measure(
+            each,
+            trained.judged,
+            low=config.search_low / 2,
+            high=config.search_high,
+            p99_limit_ms=config.p99_limit_ms,
+            trial_s=config.ladder_s,
+            tries=config.ladder_tries,
+            singles=100 if config.ladder_s < 1 else 300,
+            seed=run.seed,
+        )
+        print(
+            f"  {rung.name:16} accuracy {rung.accuracy:.4f}, p50 {rung.latency.p50_ms:6.2f} ms, "
+            f"p99 {rung.latency.p99_ms:6.2f} ms, {rung.qps_at_slo:7.0f}/s in the SLO",
+            flush=True,
+        )
+        rungs.append(rung)
+    return rungs
+
+
+def bundles(
+    run: Run, config: Config, trained: Trained, artefacts: Mapping[str, Artefact]
+) -> list[Bundle]:
+    """Pack float32 as version 1.0 and INT8 as 2.0, with the accuracy each has."""
+    from labs.lab4_model_serving.bundle import write_bundle
+    from labs.lab4_model_serving.classifier import minilm
+    from labs.lab4_model_serving.paired_accuracy import compare_accuracy
+
+    paths = {"fp32": path_of(artefacts[FUSED]), "int8": path_of(artefacts[INT8])}
+    rows = compare_accuracy(paths, trained.ids, trained.judged.labels)
+    drop = rows[1].against_fp32
+    run.metric(
+        "serving.accuracy_drop",
+        drop.drop,
+        unit="ratio",
+        n=drop.n,
+        ci95=drop.ci95,
+        how="float32 minus INT8, paired by text",
+    )
+    return [
+        write_bundle(
+            run.work / "bundles" / version,
+            name=NAME,
+            version=version,
+            model=paths[row.precision],
+            tokenizer=minilm() / "tokenizer.json",
+            labels=trained.split.names,
+            precision=row.precision,
+            max_tokens=config.max_tokens,
+            facts={"accuracy": row.accuracy, "n": len(trained.judged)},
+        )
+        for row, version in zip(rows, (FP32_VERSION, INT8_VERSION), strict=True)
+    ]

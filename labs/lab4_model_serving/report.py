@@ -1,0 +1,75 @@
+"""The lab's one table, and what a scale does not show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labs.lab4_model_serving.claims import FAULTS, FULL_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.runner import Run
+    from labs.lab4_model_serving.config import Config
+    from labs.lab4_model_serving.ladder import Rung
+    from labs.lab4_model_serving.rate_search import FoundRate
+
+SHORTEST_S = 60.0
+"""The deliverable is a rate that is kept for a minute."""
+
+
+def the_table(
+    run: Run, config: Config, rungs: Sequence[Rung], served: FoundRate, own: FoundRate
+) -> None:
+    """Eager to served: accuracy, size, latency, rate within the limit; a figure and metrics."""
+    from labs.lab4_model_serving.ladder import draw_ladder
+
+    rates = {}
+    for rung in rungs:
+        area = "ladder." + rung.name.lower().replace(" ", "_")
+        run.metric(f"{area}.accuracy", rung.accuracy, unit="ratio", n=rung.n)
+        run.metric(f"{area}.bytes", rung.size_bytes, unit="bytes")
+        run.latency(area, rung.latency)
+        best = rung.search.best
+        run.metric(
+            f"{area}.qps_at_slo",
+            rung.qps_at_slo,
+            unit="1/s",
+            n=best.n if best else 0,
+            how=f"open loop in this process, p99 < {config.p99_limit_ms:g} ms",
+        )
+        rates[rung.name] = rung.qps_at_slo
+    eager, batched = rungs[0].qps_at_slo, rungs[-1].qps_at_slo
+    run.metric(
+        "serving.speedup_vs_eager",
+        batched / eager if eager else None,
+        unit="ratio",
+        how="rate within the limit, batched INT8 over eager PyTorch, both in one process",
+        reason="" if eager else "eager PyTorch kept the limit at no rate that was tried",
+    )
+    rates["served by TorchServe"] = served.rate
+    rates["served by the lab's server"] = own.rate
+    run.figure(
+        "ladder",
+        draw_ladder(rates, config.p99_limit_ms),
+        caption="One classifier, step by step: the rate that keeps the limit, on one thread. The "
+        "last two include HTTP, and share the cores with the load generator.",
+    )
+
+
+def what_this_scale_leaves_out(run: Run, config: Config) -> None:
+    """Claims that this run cannot show, each with its reason."""
+    if not config.faults_s:
+        for claim in FAULTS:
+            run.unmeasured(claim, "this scale kills nothing; --faults-s 15 does")
+    if set(config.rollouts) != {"good", "slow", "wrong"}:
+        run.unmeasured("L4.rollout", f"this scale rolls out {', '.join(config.rollouts)} alone")
+    if not config.scaling_s:
+        run.unmeasured("L4.scaling", "this scale leaves TorchServe's autoscaling out")
+    if config.p99_limit_ms != 50 or config.confirm_s < SHORTEST_S:
+        for claim in FULL_SIZE:
+            run.unmeasured(
+                claim,
+                f"the claim is about p99 < 50 ms for {SHORTEST_S:g} s; this run asked for "
+                f"{config.p99_limit_ms:g} ms and {config.confirm_s:g} s",
+            )

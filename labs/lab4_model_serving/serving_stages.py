@@ -1,0 +1,232 @@
+"""The middle of the run: serve, load, overload, roll out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from common.runner import Run
+    from labs.lab4_model_serving.bundle import Bundle
+    from labs.lab4_model_serving.config import Config
+    from labs.lab4_model_serving.load_result import LoadResult
+    from labs.lab4_model_serving.rate_search import FoundRate
+    from labs.lab4_model_serving.texts import Part
+    from labs.lab4_model_serving.torchserve import TorchServe
+
+
+def bodies_of(part: Part) -> list[bytes]:
+    """Requests for texts."""
+    return [json.dumps({"text": text}).encode() for text in part.texts]
+
+
+def said(rate: float, result: LoadResult) -> None:
+    """One line for one run of the load generator."""
+    summary = result.summary
+    stopped = f", stopped: {result.stopped}" if result.stopped else ""
+    print(
+        f"  {rate:7.0f}/s offered, {result.achieved_rate:7.0f}/s answered, p50 "
+        f"{summary.p50_ms:6.1f} ms, p99 {summary.p99_ms:7.1f} ms, {result.failed} failed{stopped}",
+        flush=True,
+    )
+
+
+@contextmanager
+def on_torchserve(run: Run, config: Config, bundles: Sequence[Bundle]) -> Iterator[TorchServe]:
+    """TorchServe with both versions: INT8 answers, float32 is one URL away."""
+    from labs.lab4_model_serving.archive import archive_bundle
+    from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
+
+    store = run.work / "store"
+    specs = [
+        ModelSpec(
+            bundle.name,
+            archive_bundle(bundle, store),
+            bundle.version,
+            workers=config.workers if bundle is bundles[-1] else 1,
+            batch_size=config.batch_size,
+            max_batch_delay_ms=config.max_batch_delay_ms,
+            default=bundle is bundles[-1],
+        )
+        for bundle in bundles
+    ]
+    with torchserve(
+        store,
+        specs,
+        folder=run.dir / "logs" / "torchserve",
+        inference_port=config.inference_port,
+        queue_size=config.queue_size,
+    ) as server:
+        print(f"  TorchServe on {server.url}, workers {server.worker_pids()}", flush=True)
+        yield server
+
+
+def load_torchserve(
+    run: Run, config: Config, server: TorchServe, bundle: Bundle, part: Part
+) -> FoundRate:
+    """The deliverable: the highest rate within the limit, confirmed by a run of a minute."""
+    from labs.lab4_model_serving.figures_load import draw_rate_search
+
+    url = server.prediction_url(bundle.name)
+    found = find(run, config, url, server.headers, part, confirm_s=config.confirm_s)
+    report_rate(run, config, "serving", found)
+    run.figure(
+        "rates",
+        draw_rate_search(found, config.p99_limit_ms),
+        caption="TorchServe, INT8, raw text over HTTP: p50 and p99 at every rate that was tried.",
+    )
+    return found
+
+
+def find(
+    run: Run,
+    config: Config,
+    url: str,
+    headers: dict[str, str],
+    part: Part,
+    *,
+    confirm_s: float,
+) -> FoundRate:
+    """Warm up, search, confirm."""
+    from labs.lab4_model_serving.arrivals import poisson_schedule
+    from labs.lab4_model_serving.early_stopping import Slo
+    from labs.lab4_model_serving.load_generator import load_http
+    from labs.lab4_model_serving.rate_search import find_rate
+
+    bodies = bodies_of(part)
+    # The JVM compiles what is hot only under load: cold, it stalls for 100 ms and more.
+    warm = min(8.0, 2 * config.search_s)
+    load_http(url, bodies, poisson_schedule(config.search_high / 4, warm, 1), headers=headers)
+    return find_rate(
+        url,
+        bodies,
+        Slo(p99_ms=config.p99_limit_ms),
+        low=config.search_low,
+        high=config.search_high,
+        headers=headers,
+        trial_s=config.search_s,
+        confirm_s=confirm_s,
+        precision=config.search_precision,
+        seed=run.seed,
+        progress=said,
+    )
+
+
+def report_rate(run: Run, config: Config, area: str, found: FoundRate) -> None:
+    """Record the rate that was confirmed, and the latencies there."""
+    limit = f"p99 < {config.p99_limit_ms:g} ms"
+    shown = found.confirmed.result if found.confirmed else found.trials[0].result
+    run.metric(
+        f"{area}.qps_at_slo",
+        found.rate,
+        unit="1/s",
+        n=shown.n,
+        how=f"highest Poisson rate with {limit}, measured anew for {shown.duration:.0f} s",
+    )
+    run.latency(area, shown.summary)
+    run.metric(f"{area}.errors", shown.failed, unit="requests", n=shown.n)
+    run.metric(f"{area}.confirmed_s", shown.duration, unit="s")
+    run.metric(f"{area}.generator_busy", shown.busy, unit="ratio", how="of one core")
+    if shown.limited_by_generator:
+        run.note(f"{area}: the load generator was itself a limit: {shown.limited_by_generator}")
+    if found.at_limit:
+        run.note(f"{area}: the highest rate tried met {limit}; the server may do more.")
+
+
+def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRate:
+    """The lab's server on the same bundle: its rate, then three times that."""
+    from labs.lab4_model_serving.figures_load import draw_overload
+    from labs.lab4_model_serving.overload import measure_overload
+    from labs.lab4_model_serving.server import serve_bundle
+
+    with serve_bundle(bundle.folder, folder=run.dir / "logs" / "own") as server:
+        url, headers = server.prediction_url(), server.headers
+        found = find(run, config, url, headers, part, confirm_s=config.confirm_s / 3)
+        report_rate(run, config, "own", found)
+        if not found.confirmed:
+            return found
+        shed = measure_overload(
+            url,
+            bodies_of(part),
+            capacity=found.rate,
+            multiple=config.overload,
+            overload_s=config.overload_s,
+            slo_ms=config.p99_limit_ms,
+            headers=headers,
+            seed=run.seed,
+        )
+    n = int(config.overload_s * shed.offered_rate)
+    run.metric("overload.offered", shed.offered_rate, unit="1/s", n=n)
+    run.metric("overload.goodput", shed.goodput, unit="1/s", n=n)
+    run.metric("overload.accepted_p99_ms", shed.accepted_p99_ms, unit="ms", n=n)
+    run.metric("overload.refused_share", shed.refused_share, unit="ratio", n=n)
+    run.metric("overload.lost_share", shed.lost_share, unit="ratio", n=n)
+    run.metric("overload.retry_after_share", shed.retry_after_share, unit="ratio", n=n)
+    told = shed.refused_share * (shed.retry_after_share if shed.refused_share else 1.0)
+    not_told = shed.lost_share + shed.refused_share - told
+    run.metric(
+        "overload.not_told",
+        round(not_told * n),
+        unit="requests",
+        n=n,
+        how="neither answered nor refused with 503 and Retry-After",
+    )
+    recovered = shed.recovery_s if shed.recovery_s != float("inf") else None
+    reason = "" if recovered is not None else "not within the SLO again while it was watched"
+    run.metric("overload.recovery_s", recovered, unit="s", reason=reason)
+    run.figure(
+        "overload",
+        draw_overload(shed),
+        caption=f"The lab's server at {config.overload:g} times its rate: what is accepted stays "
+        "fast, the rest is told at once when to come back.",
+    )
+    return found
+
+
+def roll_out(run: Run, config: Config, bundles: Sequence[Bundle], part: Part) -> None:
+    """A good version is promoted; a slow and a wrong one are sent back, without a lost request."""
+    from labs.lab4_model_serving import canary_run
+    from labs.lab4_model_serving.figures_rollout import draw_canaries
+    from labs.lab4_model_serving.rollout import Rollout, Step
+    from labs.lab4_model_serving.rollout_policy import Guardrails
+
+    least = config.canary_samples
+    rollout = Rollout(
+        model=bundles[0].name,
+        old=bundles[0].version,
+        new=bundles[1].version,
+        salt="canary",
+        steps=(Step(0.05, least), Step(0.25, 2 * least), Step(0.5, 4 * least)),
+        guardrails=Guardrails(p99_ms=config.p99_limit_ms),
+        look_every_s=0.5,
+        give_up_after_s=60.0,
+    )
+    names = [bundles[0].labels[label] for label in part.labels]
+    found = canary_run.canaries(
+        bundles[0].folder,
+        bundles[1].folder,
+        part.texts,
+        names,
+        rollout,
+        folder=run.dir / "logs" / "rollout",
+        rate=config.canary_rate,
+        stories=config.rollouts,
+        most_texts=min(1000, len(part)),
+        seed=run.seed,
+    )
+    for canary in found:
+        print(f"  {canary.story:6} {canary.status}: {canary.reason}", flush=True)
+    units = {"seconds": "s", "agreement": "ratio", "expected": "rollouts"}
+    requests = sum(canary.requests for canary in found)
+    for name, value in canary_run.metrics(found).items():
+        unit = next((unit for word, unit in units.items() if word in name), "requests")
+        run.metric(name, value, unit=unit, n=requests)
+    run.figure(
+        "rollouts",
+        draw_canaries(found),
+        caption="Weight, p99 and accuracy of the new version while the controller looks; it "
+        "promotes the good one and sends the slow and the wrong one back.",
+    )

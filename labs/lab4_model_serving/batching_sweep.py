@@ -99,6 +99,11 @@ class Sweep:
 
     measured: ServiceMeasurement
     points: tuple[SweepPoint, ...]
+    drift: float
+    """What batches took after the sweep over what they took before. Far from 1, the machine was
+    busy with something else, and the points say nothing about the model."""
+    overhead_s: float
+    """Latency of a batcher whose model does nothing (timers, threads); part of every prediction."""
 
     @property
     def relative_error(self) -> float:
@@ -157,6 +162,10 @@ def sweep(
     require(all(0 < load < 1 for load in loads), "loads", list(loads), "must be in (0, 1)")
     require(seconds > 0, "seconds", seconds, "must be > 0")
     known = measured or measure_service_time(run, texts, seed=seed)
+    nothing, _ = measure_point(
+        lambda batch: batch, texts, 200, max_batch=1, max_delay_s=0, seconds=0.5, seed=seed
+    )
+    overhead = float(np.median(nothing))
     points = []
     for max_batch in batches:
         for max_delay_s in delays_s:
@@ -188,12 +197,15 @@ def sweep(
                         float(latency.mean()),
                         float(ordered[min(int(0.99 * len(ordered)), len(ordered) - 1)]),
                         float(sizes.mean()),
-                        model.mean_s,
-                        model.p99_s,
+                        overhead + model.mean_s,
+                        overhead + model.p99_s,
                         model.mean_batch,
                     )
                 )
-    return Sweep(known, tuple(points))
+    after = measure_service_time(run, texts, repeats=3, seed=seed + 1).service
+    largest = max(batches)
+    drift = after.batch_s(largest) / known.service.batch_s(largest)
+    return Sweep(known, tuple(points), drift, overhead)
 
 
 def measure_point(

@@ -63,8 +63,8 @@ def draw_latency_curve(sweep: Sweep, *, max_delay_s: float = 0.0) -> Figure:
             for rate in rates
         ]
         for axes, measured, model in (
-            (left, [p.mean_s for p in mine], [line.mean_s for line in lines]),
-            (right, [p.p99_s for p in mine], [line.p99_s for line in lines]),
+            (left, [p.mean_s for p in mine], [sweep.overhead_s + line.mean_s for line in lines]),
+            (right, [p.p99_s for p in mine], [sweep.overhead_s + line.p99_s for line in lines]),
         ):
             axes.plot(rates, 1000 * np.array(model), color=colour, lw=1.5)
             axes.plot([p.rate for p in mine], 1000 * np.array(measured), marker, color=colour,

@@ -50,6 +50,8 @@ def test_a_small_sweep_has_every_point_with_its_prediction():
         assert point.predicted_p99_s >= point.predicted_mean_s >= 0.0045
         assert point.mean_batch >= 1
     assert found.relative_error >= 0
+    assert found.drift > 0
+    assert 0 < found.overhead_s < 0.5
     assert found.points[1].rate > 2 * found.points[0].rate, "batching raises the limit"
 
 

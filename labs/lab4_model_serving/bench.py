@@ -1,14 +1,16 @@
 """The same bundle behind five servers: one run, one machine, one load.
 
-``make bench-lab4``. Each server gets the INT8 bundle, one worker for the model, a token check and
-the same requests. What is compared is the highest Poisson rate whose p99 stays below 50 ms, found
-by bisection and then measured anew with other arrivals, the latencies there, and the CPU time of
-all processes of the server for 1,000 requests at one common rate.
+``make bench-lab4``. Each server gets the INT8 bundle, one worker for the model (TorchServe as it
+comes takes one a core), a token check and the same requests. What is compared is the highest
+Poisson rate whose p99 stays below 50 ms, found by bisection and then measured anew with other
+arrivals, the latencies there, and the CPU time of all processes of the server for 1,000 requests
+at one common rate.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -130,10 +132,10 @@ def own_server(bundle: Bundle, folder: Path) -> Iterator[Contender]:
 
 @contextmanager
 def torchserve_as_it_comes(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """Batch size 1, delay 100 ms, its own logs, no flags for the JVM."""
+    """A worker a core, batch size 1, delay 100 ms, its own logs, no flags for the JVM."""
     from labs.lab4_model_serving.torchserve_config import AS_IT_COMES as frontend
 
-    with _torchserve(bundle, folder, 1, 100, frontend) as contender:
+    with _torchserve(bundle, folder, 1, 100, frontend, os.cpu_count() or 1) as contender:
         yield contender
 
 
@@ -148,14 +150,19 @@ def torchserve_tuned(bundle: Bundle, folder: Path) -> Iterator[Contender]:
 
 @contextmanager
 def _torchserve(
-    bundle: Bundle, folder: Path, batch: int, delay_ms: int, frontend: Frontend
+    bundle: Bundle, folder: Path, batch: int, delay_ms: int, frontend: Frontend, workers: int = 1
 ) -> Iterator[Contender]:
     from labs.lab4_model_serving.archive import archive_bundle
     from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
 
     archive = archive_bundle(bundle, folder / "store")
     spec = ModelSpec(
-        bundle.name, archive, bundle.version, batch_size=batch, max_batch_delay_ms=delay_ms
+        bundle.name,
+        archive,
+        bundle.version,
+        workers=workers,
+        batch_size=batch,
+        max_batch_delay_ms=delay_ms,
     )
     with torchserve(folder / "store", [spec], folder=folder, frontend=frontend) as server:
         yield Contender(server.prediction_url(bundle.name), server.headers, server.child)
@@ -333,7 +340,8 @@ def report(run: Run, config: Bench, rows: list[Row]) -> None:
             f"{at}.cpu_s_per_1000",
             row.cpu_s_per_1000,
             unit="s",
-            how=f"CPU time of all its processes for 1,000 requests, at {config.common_rate:g} requests/s",
+            how="CPU time of all its processes for 1,000 requests, "
+            f"at {config.common_rate:g} requests/s",
         )
         if row.at_limit and config.high:
             run.note(f"{row.name} met the limit at the highest rate tried: it may do more.")

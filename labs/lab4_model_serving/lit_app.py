@@ -16,6 +16,7 @@ import litserve
 from labs.lab4_model_serving import protocol
 from labs.lab4_model_serving.bundle import read_bundle
 from labs.lab4_model_serving.bundle_server import TOKEN
+from labs.lab4_model_serving.length_runs import predict_in_runs
 from labs.lab4_model_serving.predictor import Predictor
 
 Message = dict[str, Any]
@@ -46,7 +47,7 @@ class BundleAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, x: Any) -> Any:
         """Answers of texts [n]; of one text with ``max_batch_size=1``."""
-        found = self.predictor.predict([x] if isinstance(x, str) else x)
+        found = predict_in_runs(self.predictor, [x] if isinstance(x, str) else x)
         version = self.predictor.version
         answers = [
             {"label": each.label, "probability": each.probability, "version": version}

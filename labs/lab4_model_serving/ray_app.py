@@ -26,6 +26,7 @@ def application(options: dict[str, Any]) -> Any:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from labs.lab4_model_serving.length_runs import predict_in_runs
     from labs.lab4_model_serving.predictor import Predictor
 
     scaling: dict[str, Any] = {"num_replicas": options["replicas"]}
@@ -57,7 +58,7 @@ def application(options: dict[str, Any]) -> Any:
         )
         async def predict(self, texts: list[str]) -> list[bytes]:
             """Answers of a batch, as JSON. On a thread: the loop goes on reading requests."""
-            answers = await asyncio.to_thread(self.predictor.predict, texts)
+            answers = await asyncio.to_thread(predict_in_runs, self.predictor, texts)
             return [protocol.answer_body(each, self.predictor.version) for each in answers]
 
         async def __call__(self, request: Request) -> Response:
@@ -98,6 +99,7 @@ def application(options: dict[str, Any]) -> Any:
         **scaling,
         max_ongoing_requests=options["max_ongoing"],
         max_queued_requests=options["max_queued"],
+        backpressure_config={"status_code": 503, "retry_after_s": 1},
         ray_actor_options={"num_cpus": options["cpus_per_replica"]},
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.1,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Any
 
-from labs.lab4_model_serving import onnx_handler, predictor, protocol, worker_io
+from labs.lab4_model_serving import length_runs, onnx_handler, predictor, protocol, worker_io
 
 
 class TextHandler(onnx_handler.OnnxHandler):
     """Serves the bundle whose four files lie in its archive.
 
-    The texts of a batch are tokenized in one call and sorted by length; each ``run_size`` of them
-    are one run, padded to the longest among themselves. A batch of 32 as one run would compute
-    on as much padding as its longest text demands.
+    The texts of a batch are tokenized in one call, and run in groups of like length: one run would
+    compute on as much padding as the longest text of the batch demands.
     """
-
-    run_size = 16
 
     def initialize(self, context: Any) -> None:
         """Called once in every worker, before it counts as ready.
@@ -30,7 +28,7 @@ class TextHandler(onnx_handler.OnnxHandler):
         properties = context.system_properties
         device = "cpu" if properties.get("gpu_id") is None else "cuda"
         self.predictor = predictor.Predictor(
-            onnx_handler.Path(properties["model_dir"]), device=device, threads=self.threads
+            pathlib.Path(properties["model_dir"]), device=device, threads=self.threads
         )
         self.limits = protocol.Limits()
         self.predictor.predict(["the first run is slow: not at a user's expense"])
@@ -48,15 +46,8 @@ class TextHandler(onnx_handler.OnnxHandler):
 
     def predict(self, examples: list[str]) -> list[bytes]:
         """Encoded answers of texts [n]."""
-        ids = self.predictor.encode(examples)
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        answers = [b""] * len(ids)
-        for first in range(0, len(order), self.run_size):
-            rows = order[first : first + self.run_size]
-            found = self.predictor.predict_ids([ids[row] for row in rows])
-            for row, answer in zip(rows, found, strict=True):
-                answers[row] = protocol.answer_body(answer, self.predictor.version)
-        return answers
+        found = length_runs.predict_in_runs(self.predictor, examples)
+        return [protocol.answer_body(answer, self.predictor.version) for answer in found]
 
     def reply(self, outcome: onnx_handler.Outcome, index: int, context: Any) -> Any:
         """Adds the header that says which version answered."""

@@ -83,16 +83,24 @@ def test_bad_requests_are_refused_in_one_format(owner, content, headers, path, s
 
 
 def test_overload_is_answered_503_and_the_service_goes_on(owner):
-    """Four in the replica, two in the proxy; the proxy refuses the rest."""
+    """Four in the replica, two in the proxy; the proxy refuses the rest, and says when to ask."""
     _, url, token = owner
+    refused = []
+
+    def remember(i, status, headers, body):
+        if status == 503:
+            refused.append(headers.get("retry-after"))
+
     result = load_http(
         url,
         [b'{"text": "pay"}'],
         np.zeros(64),
         headers={"Authorization": f"Bearer {token}"},
         timeout=30,
+        on_answer=remember,
     )
     assert result.errors.keys() == {"HTTP 503"}, result.errors
+    assert set(refused) == {"1"}
     assert result.n - result.failed >= 4
     assert post(owner).status_code == 200
 

@@ -10,6 +10,7 @@ from ts.context import Context, RequestProcessor
 
 from common.errors import InputError
 from labs.lab4_model_serving.archive import archive_bundle
+from labs.lab4_model_serving.length_runs import RUN_SIZE
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.text_handler import TextHandler
 from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
@@ -39,7 +40,7 @@ def test_a_batch_of_all_lengths_is_answered_in_order(handler, tiny_bundle):
     order = np.random.default_rng(0).permutation(len(TEXTS))
     bodies = [{"body": json.dumps({"text": TEXTS[row]}).encode()} for row in order]
     answers = [json.loads(answer) for answer in handler.handle(bodies, context)]
-    assert len(TEXTS) > handler.run_size
+    assert len(TEXTS) > RUN_SIZE
     assert [answer["label"] for answer in answers] == [expected[row].label for row in order]
     probabilities = [answer["probability"] for answer in answers]
     assert np.allclose(probabilities, [expected[row].probability for row in order], atol=1e-6)

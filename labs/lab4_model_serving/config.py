@@ -63,6 +63,8 @@ class Config:
     """Versions that want to replace the live one."""
     canary_rate: float = 300.0
     """Offered load during a rollout (requests/s)."""
+    canary_weights: tuple[float, ...] = (0.05, 0.25, 0.5)
+    """Shares of the requests that the new version gets, step by step."""
     canary_samples: int = 150
     """Requests that the first step of a rollout takes; each next step takes more."""
     scaling_s: float = 30.0
@@ -133,6 +135,7 @@ SCALES = {
         overload_s=1.5,
         rollouts=("wrong",),
         canary_rate=150.0,
+        canary_weights=(0.3,),
         canary_samples=40,
         scaling_s=0.0,
         faults_s=0.0,

@@ -199,9 +199,9 @@ def roll_out(run: Run, config: Config, bundles: Sequence[Bundle], part: Part) ->
         old=bundles[0].version,
         new=bundles[1].version,
         salt="canary",
-        steps=(Step(0.05, least), Step(0.25, 2 * least), Step(0.5, 4 * least)),
+        steps=tuple(Step(weight, least * 2**i) for i, weight in enumerate(config.canary_weights)),
         guardrails=Guardrails(p99_ms=config.p99_limit_ms),
-        look_every_s=0.5,
+        look_every_s=0.2,
         give_up_after_s=60.0,
     )
     names = [bundles[0].labels[label] for label in part.labels]

@@ -86,8 +86,9 @@ class Batcher(Generic[Item, Result]):
     deadline_s
         An item that has waited longer is not run (:class:`DeadlinePassed`); infinite by default.
     max_waste
-        Share of padding in a batch at most (see :func:`batch_choice.choose`); 1 runs items in
-        their turns, whatever their length.
+        Share of padding in a batch at most (see :func:`batch_choice.choose`), or more where what
+        a batch costs by itself is more than the padding; 1 runs items in their turns, whatever
+        their length.
     runners
         Batches that may run at once.
     executor
@@ -257,9 +258,9 @@ class Batcher(Generic[Item, Result]):
             return []  # fewer wait than was decided on
         window = self._waiting[: WINDOW * self.max_batch]
         chosen: Sequence[int] = range(leave)
-        if self.max_waste < 1:
+        if (max_waste := self._waste(leave)) < 1:
             lengths = [waiting.length for waiting in window]
-            chosen = choose(lengths, max_batch=leave, max_waste=self.max_waste)
+            chosen = choose(lengths, max_batch=leave, max_waste=max_waste)
         batch = [window[i] for i in chosen]
         self._turn = self._waiting[0].turn
         for i in reversed(chosen):
@@ -267,6 +268,13 @@ class Batcher(Generic[Item, Result]):
         if len(self._last_turn) > 4 * self.max_queue:
             self._last_turn = {c: t for c, t in self._last_turn.items() if t >= self._turn}
         return batch
+
+    def _waste(self, n: int) -> float:
+        """Padding that n requests may have: more, where two batches would cost more than it."""
+        service = self.admission.service
+        if service is None or service.fixed_s >= n * service.item_s:
+            return 1.0
+        return max(self.max_waste, service.fixed_s / (n * service.item_s))
 
     def _drop(self, now: float) -> bool:
         """Remove those whose client is gone or whose deadline has passed; True if any."""

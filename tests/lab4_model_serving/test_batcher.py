@@ -158,9 +158,23 @@ def test_like_lengths_run_together():
         await asyncio.gather(first, *tasks)
         return [items for _, items in executor.batches[1:]]
 
-    batches = on_virtual_time(scenario, max_batch=4, max_delay_s=0.0, max_waste=0.25)
+    batches = on_virtual_time(
+        scenario, batch_s=lambda n: 0.001 * n, max_batch=4, max_delay_s=0.0, max_waste=0.25
+    )
     assert [len({i % 2 for i in batch}) for batch in batches] == [1] * 10
     assert batches[0][0] == 0
+
+
+def test_where_padding_costs_nothing_batches_are_full():
+    """10 ms for any batch: two short batches would cost twice what the padding of one does."""
+
+    async def scenario(batcher, executor, loop):
+        await batcher.submit(0)  # teaches that one text takes 10 ms
+        await asyncio.gather(*(batcher.enqueue(i, length=30 if i % 2 else 4) for i in range(9)))
+        await asyncio.gather(*(batcher.enqueue(i, length=30 if i % 2 else 4) for i in range(9)))
+        return [len(items) for _, items in executor.batches[-2:]]
+
+    assert on_virtual_time(scenario, max_batch=4, max_delay_s=0.0, max_waste=0.1) == [4, 4]
 
 
 def test_runners_work_side_by_side():

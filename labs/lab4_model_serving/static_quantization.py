@@ -32,7 +32,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Inputs = Mapping[str, NDArray[Any]]
 """Input name to array: one batch."""
 
-OPERATORS = ("MatMul", "Gemm", "Gather")
+PRODUCTS = ("MatMul", "Gemm")
+OPERATORS = (*PRODUCTS, "Gather")
 """The products, and the look-up of embeddings, which is where most of a small model's bytes are.
 
 ONNX Runtime's default is :func:`every_operator`, the Add and the Softmax of the attention mask
@@ -148,6 +149,7 @@ def quantize_calibrated(
     nodes: Collection[str] = (),
     keep_float: Collection[str] = (),
     reduce_range: bool = False,
+    round_outputs: bool = False,
 ) -> Path:
     """Write the static INT8 version of a calibrated model, whole or not at all.
 
@@ -163,6 +165,9 @@ def quantize_calibrated(
         Names of nodes that stay float32; ``layer_sensitivity.layer_names`` says who is who.
     reduce_range
         7 bits, for CPUs without VNNI (``quantization.integer_instructions``).
+    round_outputs
+        Round what a product gives as well, to a calibrated range: ONNX Runtime's default. It then
+        rounds twice, and logits above all that calibration saw become equal.
 
     Raises
     ------
@@ -173,7 +178,7 @@ def quantize_calibrated(
     """
     import onnx
 
-    model = _quantized(calibration, per_channel, nodes, keep_float, reduce_range)
+    model = _quantized(calibration, per_channel, nodes, keep_float, reduce_range, round_outputs)
     if not quantized_products(model):
         raise RunError(
             f"{int8_path.name} has no product of two quantized inputs: of the operators "
@@ -190,6 +195,7 @@ def _quantized(
     nodes: Collection[str],
     keep_float: Collection[str],
     reduce_range: bool,
+    round_outputs: bool,
 ) -> onnx.ModelProto:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -215,7 +221,7 @@ def _quantized(
             list(nodes),
             list(keep_float),
             list(calibration.operators),
-            {},
+            {} if round_outputs else {"OpTypesToExcludeOutputQuantization": list(PRODUCTS)},
         )
         quantizer.quantize_model()
     done: onnx.ModelProto = quantizer.model.model
@@ -231,6 +237,7 @@ def quantize_static_int8(
     per_channel: bool = True,
     operators: Sequence[str] = OPERATORS,
     keep_float: Collection[str] = (),
+    round_outputs: bool = False,
 ) -> Path:
     """Calibrate and quantize: :func:`calibrate`, then :func:`quantize_calibrated`."""
     with tempfile.TemporaryDirectory(prefix="static-") as folder:
@@ -238,7 +245,11 @@ def quantize_static_int8(
             fp32_path, batches, Path(folder), method=method, operators=operators
         )
         return quantize_calibrated(
-            calibration, int8_path, per_channel=per_channel, keep_float=keep_float
+            calibration,
+            int8_path,
+            per_channel=per_channel,
+            keep_float=keep_float,
+            round_outputs=round_outputs,
         )
 
 
@@ -261,6 +272,7 @@ def compare_calibrations(
     methods: Sequence[Method] = METHODS,
     per_channel: Sequence[bool] = (True, False),
     operators: Sequence[str] = OPERATORS,
+    round_outputs: bool = False,
     batch: int = 32,
 ) -> list[CalibrationRow]:
     """Accuracy of static INT8 by calibration data, method and granularity of weight scales.
@@ -282,7 +294,12 @@ def compare_calibrations(
                     fp32_path, batches, Path(folder), method=method, operators=operators
                 )
                 for each in per_channel:
-                    path = quantize_calibrated(seen, Path(folder) / "int8.onnx", per_channel=each)
+                    path = quantize_calibrated(
+                        seen,
+                        Path(folder) / "int8.onnx",
+                        per_channel=each,
+                        round_outputs=round_outputs,
+                    )
                     pair = paired_accuracy(reference, logits(path, ids, batch=batch), labels)
                     rows.append(CalibrationRow(name, method, each, pair))
     return rows
@@ -294,6 +311,6 @@ def quantized_products(model: onnx.ModelProto) -> list[str]:
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm")
+        if node.op_type in PRODUCTS
         and all(made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
     ]

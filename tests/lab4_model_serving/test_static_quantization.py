@@ -1,6 +1,7 @@
 """Static INT8 of a small encoder: calibration, what is quantized, and which layers suffer."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -156,16 +157,32 @@ def test_the_mask_of_attention_must_not_be_quantized(fp32, tmp_path):
     assert largest == pytest.approx(10_000 / 255, rel=0.05)
 
 
-def test_calibration_that_never_saw_the_first_token_clips_what_is_served(fp32, calibration):
-    """Ids without [CLS] and [SEP], a usual "random input", leave out what every text has."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(110, 130, (16, 16))
-    narrow = calibrate(
-        fp32, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}], calibration.prepared.parent
-    )
-    embedding = "norm"
-    low, high = calibration.ranges[embedding]
-    assert narrow.ranges[embedding][1] - narrow.ranges[embedding][0] < high - low
+def test_logits_beyond_the_calibrated_range_become_equal_unless_outputs_stay_float(
+    fp32, calibration, tmp_path
+):
+    """Calibration that saw no confident answer: half of the true range of the logits.
+
+    Rounded outputs then saturate, several logits share the highest code, and the first one wins.
+    Products whose outputs stay float32 have no such range.
+    """
+    low, high = calibration.ranges["logits"]
+    narrow = replace(calibration, ranges={**calibration.ranges, "logits": (low / 2, high / 2)})
+    texts = token_ids(64, seed=1)
+    reference = logits(fp32, texts)
+    ties, answers = {}, {}
+    for name, seen, rounded in (
+        ("rounded", narrow, True),
+        ("float", narrow, False),
+        ("float, full range", calibration, False),
+    ):
+        path = quantize_calibrated(seen, tmp_path / "q.onnx", round_outputs=rounded)
+        answers[name] = logits(path, texts)
+        top = np.sort(answers[name], axis=1)
+        ties[name] = int((top[:, -1] == top[:, -2]).sum())
+    assert ties["rounded"] > 0
+    assert ties["float"] == 0
+    assert np.abs(answers["rounded"]).max() < 0.8 * np.abs(reference).max()
+    assert np.array_equal(answers["float"], answers["float, full range"])
 
 
 def test_calibrations_are_compared_by_data_method_and_granularity(fp32):

@@ -28,6 +28,8 @@ def story(run: Run, config: Config) -> None:
         rungs = model.climb(run, config, trained, artefacts)
     with run.stage("Pack both versions", key="bundle"):
         bundles = model.bundles(run, config, trained, artefacts)
+    with run.stage("Batches: what one costs, what the queueing model says", key="batching"):
+        serve.batching(run, bundles[-1], trained.judged)
     with run.stage("How much load can be made here", key="generator"):
         operate.generator(run)
     with (

@@ -47,6 +47,13 @@ CLAIMS = (
         1,
     ),
     _claim(
+        "goodput",
+        "at 3 times the limit a bounded queue keeps every answer it gives in time (simulated)",
+        "batching.goodput_bounded",
+        ">=",
+        0.95,
+    ),
+    _claim(
         "overload",
         "under an overload what is accepted keeps p99 < 50 ms",
         "overload.accepted_p99_ms",

@@ -186,6 +186,85 @@ def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRat
     return found
 
 
+def batching(run: Run, bundle: Bundle, part: Part) -> None:
+    """The batcher at several sizes and rates with the queueing model beside it; rules compared."""
+    from labs.lab4_model_serving.batching_policies import (
+        compare_bounds,
+        compare_padding,
+        compare_policies,
+    )
+    from labs.lab4_model_serving.batching_sweep import measure_service_time, sweep
+    from labs.lab4_model_serving.figures_batching import (
+        draw_latency_curve,
+        draw_overload,
+        draw_policies,
+        draw_service_time,
+    )
+    from labs.lab4_model_serving.predictor import Predictor
+
+    predictor = Predictor(bundle)
+    if run.scale == "smoke":
+        measured = measure_service_time(predictor.predict, part.texts, sizes=(1, 4, 8), repeats=3)
+        swept = sweep(
+            predictor.predict,
+            part.texts,
+            batches=(1, 8),
+            loads=(0.5,),
+            seconds=0.5,
+            measured=measured,
+        )
+    else:
+        swept = sweep(predictor.predict, part.texts)
+    service = swept.measured.service
+    n = sum(point.n for point in swept.points)
+    run.metric("batching.fixed_ms", 1000 * service.fixed_s, unit="ms", how="a in a + b n")
+    run.metric("batching.item_ms", 1000 * service.item_s, unit="ms", how="b in a + b n")
+    run.metric("batching.limit_qps", 32 / service.batch_s(32), unit="1/s", how="batches of 32")
+    run.metric(
+        "batching.model_error",
+        swept.relative_error,
+        unit="ratio",
+        n=n,
+        how="median over the points, of mean latency",
+    )
+    run.metric("batching.drift", swept.drift, unit="ratio", how="a batch after over before")
+    run.figure(
+        "service_time",
+        draw_service_time(swept),
+        caption="What a batch costs, measured, with the straight line through it.",
+    )
+    run.figure(
+        "batching",
+        draw_latency_curve(swept),
+        caption="Latency by rate at several batch sizes: points measured, lines the queueing "
+        "model's, drawn from the service times alone.",
+    )
+    curves = compare_policies(seed=run.seed)
+    run.figure(
+        "batch_policies",
+        draw_policies(curves),
+        caption="Since when does the delay run? Simulated; the same requests for every rule.",
+    )
+    bounds = compare_bounds(seed=run.seed)
+    bounded, unbounded = bounds[-1], bounds[0]
+    run.figure(
+        "bounds",
+        draw_overload(bounds),
+        caption="Goodput and p99 by load, with and without a bound on the queue (simulated).",
+    )
+    for name, found in (("unbounded", unbounded), ("bounded", bounded)):
+        run.metric(
+            f"batching.goodput_{name}",
+            found.goodput[-1] / found.throughput[-1],
+            unit="ratio",
+            how=f"answers in time over all at {found.loads[-1]:g} times the limit, simulated",
+        )
+    tokens = [len(ids) for ids in predictor.encode(part.texts)]
+    padding = compare_padding(tokens, [len(text) for text in part.texts])
+    run.metric("batching.waste_in_order", padding.in_order, unit="ratio", n=len(tokens))
+    run.metric("batching.waste_by_length", padding.by_length, unit="ratio", n=len(tokens))
+
+
 def roll_out(run: Run, config: Config, bundles: Sequence[Bundle], part: Part) -> None:
     """A good version is promoted; a slow and a wrong one are sent back, without a lost request."""
     from labs.lab4_model_serving import canary_run

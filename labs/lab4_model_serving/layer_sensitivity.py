@@ -1,8 +1,8 @@
 """Which layers suffer from INT8, and which to leave in float32.
 
-Each product is quantized alone and the logits are compared with float32: a table of n rows for n
-runs, where trying every subset would take 2^n. It works because errors of layers are nearly
-independent, so that their squares add up.
+Each product and each look-up of embeddings is quantized alone, and the logits are compared with
+float32: a table of n rows for n runs, where trying every subset would take 2^n. It works because
+errors of layers are nearly independent, so that their squares add up.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from numpy.typing import NDArray
 
 from common.errors import require
 from labs.lab4_model_serving.export import session
-from labs.lab4_model_serving.static_quantization import Calibration, Inputs, quantize_calibrated
+from labs.lab4_model_serving.static_quantization import (
+    PRODUCTS,
+    Calibration,
+    Inputs,
+    quantize_calibrated,
+)
 
 if TYPE_CHECKING:
     import onnx
 
 
 def layer_names(path: Path) -> dict[str, str]:
-    """What each product of an exported model is: node name to a name from the model.
+    """What each product and look-up of an exported model is: node name to a name from the model.
 
     An exporter numbers its nodes. The name is found in the bias that is added afterwards; a product
     of two activations has none and is called ``product <n>``, in order: with one attention layer
@@ -42,7 +47,9 @@ def layer_names(path: Path) -> dict[str, str]:
             used_by.setdefault(name, []).append(node)
     names, unnamed, activations = {}, Counter[str](), 0
     for node in graph.node:
-        if node.op_type not in ("MatMul", "Gemm"):
+        if node.op_type == "Gather" and node.input[0] in constants:
+            names[node.name] = node.input[0].removesuffix(".weight")
+        if node.op_type not in PRODUCTS:
             continue
         if node.input[1] not in constants:
             activations += 1
@@ -63,7 +70,7 @@ def layer_names(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one product alone does to the logits.
+    """What quantizing one product, or one look-up, alone does to the logits.
 
     ``relative_error`` is ``||logits - fp32|| / ||fp32||`` over all texts; ``agreement`` the share
     of texts with the same decision.
@@ -101,7 +108,10 @@ def layer_sensitivity(
     reference = _outputs(calibration.prepared, inputs, output)
     found = []
     with tempfile.TemporaryDirectory(prefix="sensitivity-") as folder:
+        kinds = _kinds(calibration.prepared)
         for node, layer in layer_names(calibration.prepared).items():
+            if kinds[node] not in calibration.operators:
+                continue
             path = quantize_calibrated(
                 calibration, Path(folder) / "one.onnx", nodes=[node], per_channel=per_channel
             )
@@ -154,6 +164,12 @@ def mixed_precision(
             left = float(np.sqrt(sum(each.relative_error**2 for each in ordered[n:])))
             rows.append(Mixed(n, names, error, left, agreement))
     return rows
+
+
+def _kinds(path: Path) -> dict[str, str]:
+    import onnx
+
+    return {node.name: node.op_type for node in onnx.load(path).graph.node}
 
 
 def _distance(reference: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[float, float]:

@@ -55,7 +55,7 @@ def test_every_product_becomes_an_integer_product_and_decides_as_before(
 ):
     path = quantize_calibrated(calibration, tmp_path / "deep" / "int8.onnx")
     products = static_quantization.quantized_products(onnx.load(path))
-    assert sorted(products) == sorted(layer_names(fp32))
+    assert sorted([*products, "node_embedded"]) == sorted(layer_names(fp32))
     assert len(products) == 9, "4 of attention's maps, 2 of attention, 2 of the network, the head"
     assert 0 < relative_error(fp32, path, token_ids(64, seed=1)) < 0.1
     assert path.stat().st_size < 0.5 * fp32.stat().st_size
@@ -201,7 +201,7 @@ def test_calibrations_are_compared_by_data_method_and_granularity(fp32):
 def test_layers_have_the_names_that_the_model_gave_them(fp32):
     """node_MatMul_36 means nothing to who has to decide; the bias behind it knows."""
     assert list(layer_names(fp32).values()) == [
-        *("query", "key", "value"),
+        *("words", "query", "key", "value"),
         *("product 1", "product 2"),
         *("output", "inner", "outer", "head"),
     ]
@@ -214,7 +214,7 @@ def test_errors_of_layers_add_up_like_independent_noise(calibration):
     """
     inputs = calibration_batches(token_ids(64, seed=1), 32)
     found = layer_sensitivity.layer_sensitivity(calibration, inputs)
-    assert len(found) == 9
+    assert len(found) == 10, "nine products and the look-up"
     assert [each.relative_error for each in found] == sorted(
         (each.relative_error for each in found), reverse=True
     )

@@ -1,20 +1,16 @@
 """The same bundle behind five servers: one run, one machine, one load.
 
-``make bench-lab4``. Each server gets the INT8 bundle, one worker for the model (TorchServe as it
-comes takes one a core), a token check and the same requests. What is compared is the highest
-Poisson rate whose p99 stays below 50 ms, found by bisection and then measured anew with other
-arrivals, the latencies there, and the CPU time of all processes of the server for 1,000 requests
-at one common rate.
+``make bench-lab4``. Each server gets the INT8 bundle, a token check, the same requests, and as many
+processes (our own: threads) that run the model. What is compared is the highest Poisson rate whose
+p99 stays below 50 ms, found by bisection and then measured anew with other arrivals, the latencies
+there, and the CPU time of all processes of the server for 1,000 requests at one common rate.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,16 +18,20 @@ import psutil
 from common.errors import require
 from common.process import Child
 from common.runner import Claim, Run, main
+from labs.lab4_model_serving.bench_servers import (
+    AS_IT_COMES,
+    OURS,
+    SERVERS,
+    TUNED,
+    Contender,
+)
 
 if TYPE_CHECKING:
     from labs.lab4_model_serving.bundle import Bundle
     from labs.lab4_model_serving.load_generator import LoadResult
     from labs.lab4_model_serving.rate_search import FoundRate
-    from labs.lab4_model_serving.torchserve import Frontend
 
 P99_LIMIT_MS = 50.0
-OURS, AS_IT_COMES, TUNED = "own server", "TorchServe as it comes", "TorchServe tuned"
-RAY, LIT = "Ray Serve", "LitServe"
 
 CLAIMS = (
     Claim(
@@ -85,6 +85,8 @@ class Bench:
     """The search stops when its bounds are this close (ratio - 1)."""
     warmup_s: float = 8.0
     """Load before anything is counted (s)."""
+    workers: int = 0
+    """Processes that run the model, for each server (our own: threads); 0 is one a core."""
     epochs: int = 3
     """Of the training, done once; 0 serves random weights, which cost the same."""
     layers: int = 2
@@ -96,17 +98,9 @@ class Bench:
         for name in ("low", "common_rate", "trial_s", "confirm_s", "precision", "warmup_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")
         require(self.high == 0 or self.high > self.low, "high", self.high, "must be 0 or above low")
+        require(self.workers >= 0, "workers", self.workers, "must be >= 0")
         require(self.epochs >= 0, "epochs", self.epochs, "must be >= 0")
         require(1 <= self.layers <= 6, "layers", self.layers, "must be from 1 to 6")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A running server: where predictions go, what they carry, whose CPU time counts."""
-
-    url: str
-    headers: Mapping[str, str]
-    child: Child
 
 
 @dataclass(frozen=True)
@@ -121,81 +115,10 @@ class Row:
     trials: tuple[tuple[float, LoadResult], ...]
 
 
-@contextmanager
-def own_server(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """The lab's own, with its defaults."""
-    from labs.lab4_model_serving.server import serve_bundle
-
-    with serve_bundle(bundle.folder, folder=folder) as server:
-        yield Contender(server.prediction_url(), server.headers, server.child)
-
-
-@contextmanager
-def torchserve_as_it_comes(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """A worker a core, batch size 1, delay 100 ms, its own logs, no flags for the JVM."""
-    from labs.lab4_model_serving.torchserve_config import AS_IT_COMES as frontend
-
-    with _torchserve(bundle, folder, 1, 100, frontend, os.cpu_count() or 1) as contender:
-        yield contender
-
-
-@contextmanager
-def torchserve_tuned(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """The settings of ``lessons/torchserve.md``."""
-    from labs.lab4_model_serving.torchserve_config import DEFAULT, TUNED_BATCH, TUNED_DELAY_MS
-
-    with _torchserve(bundle, folder, TUNED_BATCH, TUNED_DELAY_MS, DEFAULT) as contender:
-        yield contender
-
-
-@contextmanager
-def _torchserve(
-    bundle: Bundle, folder: Path, batch: int, delay_ms: int, frontend: Frontend, workers: int = 1
-) -> Iterator[Contender]:
-    from labs.lab4_model_serving.archive import archive_bundle
-    from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
-
-    archive = archive_bundle(bundle, folder / "store")
-    spec = ModelSpec(
-        bundle.name,
-        archive,
-        bundle.version,
-        workers=workers,
-        batch_size=batch,
-        max_batch_delay_ms=delay_ms,
-    )
-    with torchserve(folder / "store", [spec], folder=folder, frontend=frontend) as server:
-        yield Contender(server.prediction_url(bundle.name), server.headers, server.child)
-
-
-@contextmanager
-def ray_serve_contender(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """One replica, batches as the tuned TorchServe."""
-    from labs.lab4_model_serving.ray_serve import ray_serve
-
-    with ray_serve(bundle, folder=folder) as server:
-        yield Contender(server.prediction_url(), server.headers, server.child)
-
-
-@contextmanager
-def lit_serve_contender(bundle: Bundle, folder: Path) -> Iterator[Contender]:
-    """One worker, batches as the tuned TorchServe."""
-    from labs.lab4_model_serving.lit_serve import lit_serve
-
-    with lit_serve(bundle, folder=folder) as server:
-        yield Contender(server.prediction_url(), server.headers, server.child)
-
-
-SERVERS: dict[str, Callable[[Bundle, Path], AbstractContextManager[Contender]]] = {
-    OURS: own_server,
-    TUNED: torchserve_tuned,
-    AS_IT_COMES: torchserve_as_it_comes,
-    RAY: ray_serve_contender,
-    LIT: lit_serve_contender,
-}
-
 SCALES = {
-    "smoke": Bench(common_rate=40.0, high=0.0, trial_s=1.5, warmup_s=0.5, epochs=0, layers=1),
+    "smoke": Bench(
+        common_rate=40.0, high=0.0, trial_s=1.5, warmup_s=0.5, workers=1, epochs=0, layers=1
+    ),
     "standard": Bench(),
     "full": Bench(trial_s=10.0, confirm_s=60.0, precision=0.03, epochs=5),
 }
@@ -206,13 +129,14 @@ def story(run: Run, config: Bench) -> None:
     with run.stage("Make the bundle", key="bundle"):
         bundle, texts = make_bundle(run, config)
     bodies = [json.dumps({"text": text}).encode() for text in texts]
+    workers = config.workers or os.cpu_count() or 1
     rows: list[Row] = []
     for name, serve in SERVERS.items():
         if config.servers and name not in config.servers:
             continue
         with (
             run.stage(f"Load: {name}", key=slug(name)),
-            serve(bundle, run.dir / "logs" / slug(name)) as contender,
+            serve(bundle, run.dir / "logs" / slug(name), workers) as contender,
         ):
             rows.append(measure(run, config, name, contender, bodies))
     with run.stage("Compare", key="compare"):

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import InputError
 from common.process import supervised
-from labs.lab4_model_serving import bench
+from labs.lab4_model_serving import bench, bench_servers
 from labs.lab4_model_serving.figures_bench import draw_bench
 from labs.lab4_model_serving.load_generator import LoadResult
 
@@ -49,8 +49,14 @@ def row(name, rate, at_limit=False):
 def test_the_lead_is_our_rate_over_theirs():
     """And a server that never held the limit gives no ratio, but a reason."""
     run = Recorder()
-    rows = [row(bench.OURS, 3000), row(bench.TUNED, 2000), row(bench.AS_IT_COMES, 500)]
-    bench.report(run, bench.Bench(), [*rows, row(bench.RAY, 0), row(bench.LIT, 1500, True)])
+    rows = [
+        row(bench_servers.OURS, 3000),
+        row(bench_servers.TUNED, 2000),
+        row(bench_servers.AS_IT_COMES, 500),
+    ]
+    bench.report(
+        run, bench.Bench(), [*rows, row(bench_servers.RAY, 0), row(bench_servers.LIT, 1500, True)]
+    )
     assert run.metrics["bench.ahead_of_torchserve_tuned"] == 1.5
     assert run.metrics["bench.ahead_of_litserve"] == 2.0
     assert run.metrics["bench.tuned_over_as_it_comes"] == 4.0
@@ -64,23 +70,23 @@ def test_the_lead_is_our_rate_over_theirs():
 def test_smoke_claims_nothing():
     """One low rate says nothing about the highest."""
     run = Recorder()
-    bench.report(run, bench.SCALES["smoke"], [row(name, 40) for name in bench.SERVERS])
+    bench.report(run, bench.SCALES["smoke"], [row(name, 40) for name in bench_servers.SERVERS])
     assert {claim.id for claim in bench.CLAIMS} == set(run.reasons)
     assert all(value is None for name, value in run.metrics.items() if name.startswith("bench."))
 
 
 def test_a_server_that_was_left_out_is_said():
     run = Recorder()
-    bench.report(run, bench.Bench(), [row(bench.OURS, 3000), row(bench.LIT, 1500)])
+    bench.report(run, bench.Bench(), [row(bench_servers.OURS, 3000), row(bench_servers.LIT, 1500)])
     assert {"L4B.ahead_torchserve", "L4B.ahead_ray_serve", "L4B.tuning"} == set(run.reasons)
 
 
 def test_the_table_is_sorted_by_rate_and_the_figure_has_every_server():
-    rows = [row(bench.LIT, 10), row(bench.OURS, 3000)]
+    rows = [row(bench_servers.LIT, 10), row(bench_servers.OURS, 3000)]
     lines = bench.table(rows).splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == [bench.OURS, bench.LIT]
+    assert [line.split("  ")[0] for line in lines[1:]] == [bench_servers.OURS, bench_servers.LIT]
     labels = [text.get_text() for text in draw_bench(rows, 50).axes[0].get_legend().get_texts()]
-    assert labels == [bench.LIT, bench.OURS, "limit, 50 ms"]
+    assert labels == [bench_servers.LIT, bench_servers.OURS, "limit, 50 ms"]
 
 
 def test_the_cpu_time_of_all_processes_counts():
@@ -105,13 +111,15 @@ def test_one_server_is_loaded_and_its_cpu_time_taken(tiny_bundle, tmp_path, monk
     """Ours, because it starts fastest; then as though no rate had held."""
     config = bench.Bench(high=0.0, common_rate=40, trial_s=0.8, warmup_s=0.2)
     run, bodies = Recorder(), [b'{"text": "pay"}']
-    with bench.SERVERS[bench.OURS](tiny_bundle, tmp_path) as contender:
-        found = bench.measure(run, config, bench.OURS, contender, bodies)
+    with bench_servers.SERVERS[bench_servers.OURS](tiny_bundle, tmp_path, 1) as contender:
+        found = bench.measure(run, config, bench_servers.OURS, contender, bodies)
         assert found.cpu_s_per_1000 > 0
         assert (found.rate, found.result.failed, len(found.trials)) == (40, 0, 1)
         missed = SimpleNamespace(
             confirmed=None, at_limit=False, trials=[SimpleNamespace(rate=50.0, result=found.result)]
         )
         monkeypatch.setattr(bench, "search", lambda *_: missed)
-        searched = bench.measure(run, replace(config, high=100.0), bench.OURS, contender, bodies)
+        searched = bench.measure(
+            run, replace(config, high=100.0), bench_servers.OURS, contender, bodies
+        )
     assert (searched.rate, searched.trials[0][0]) == (0.0, 50.0)

@@ -89,7 +89,7 @@ class Frontend:
     """Threads that read and write the sockets of clients; 0 is two a core."""
     client_threads: int = 1
     """Threads that talk to workers; 0 is two a core."""
-    max_request_bytes: int = 1 << 20
+    max_request_bytes: int = 6_553_500
     """A larger body is answered 413 without being read to its end."""
     quiet: bool = True
     """No access log, and no line a batch."""
@@ -117,7 +117,6 @@ AS_IT_COMES = Frontend(
     jvm=(),
     netty_threads=0,
     client_threads=0,
-    max_request_bytes=6_553_500,
     quiet=False,
     buffered_io=False,
     decode_in_worker=True,

@@ -135,7 +135,7 @@ def test_each_version_says_which_it_is(server, tiny_bundles):
         (b'{"text": 3}', {}, None, 400),
         (b'{"text": "pay"}', {"content-type": "text/csv"}, None, 415),
         (b'{"text": "' + b"x" * 5000 + b'"}', {}, None, 413),
-        (b"x" * (1 << 21), {}, None, 413),
+        (b"x" * (7 << 20), {}, None, 413),
         (b'{"text": "pay"}', {}, "9.9", 404),
         (b'{"text": "pay"}', {"Authorization": ""}, None, 400),
         (b'{"text": "pay"}', {"Authorization": "Bearer no"}, None, 400),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,29 +28,31 @@ class Config:
     """Longer texts are cut here, [CLS] and [SEP] included."""
     judged: int = 4500
     """Test texts at most that accuracy is measured on."""
-    workers: int = 1
-    """TorchServe worker processes of the version that is loaded."""
-    batch_size: int = 32
+    workers: int = 0
+    """TorchServe worker processes, and batch threads of the lab's server; 0 is one a core."""
+    batch_size: int = 16
     """Requests that are run at once, at most."""
-    max_batch_delay_ms: int = 2
+    max_batch_delay_ms: int = 1
     """How long the first request of a batch waits for others (ms)."""
     queue_size: int = 200
     """Requests that may wait; the next one is answered 503."""
+    failed_share: float = 0.001
+    """Of the requests that may fail or be refused at a rate that counts."""
     p99_limit_ms: float = 50.0
     """A rate counts when its p99 is below this (ms)."""
-    search_low: float = 200.0
+    search_low: float = 250.0
     """Lowest rate of the search for the highest one (requests/s)."""
-    search_high: float = 6000.0
+    search_high: float = 4000.0
     """Highest rate of the search (requests/s)."""
     search_s: float = 3.0
     """Length of one trial of the search (s)."""
-    search_precision: float = 0.05
+    search_precision: float = 0.1
     """The search ends when its bounds are this close (ratio - 1)."""
     confirm_s: float = 60.0
     """Length of the run that confirms the rate that was found (s)."""
     ladder_s: float = 2.0
     """Length of a trial in this process, for the rungs below the server (s)."""
-    ladder_tries: int = 4
+    ladder_tries: int = 3
     """Trials of each rung between its lowest and highest rate."""
     crossover_batches: tuple[int, ...] = (1, 8, 32, 64)
     """Batch sizes at which precisions are timed; the largest must divide 64."""
@@ -67,19 +70,25 @@ class Config:
     """Shares of the requests that the new version gets, step by step."""
     canary_samples: int = 150
     """Requests that the first step of a rollout takes; each next step takes more."""
-    scaling_s: float = 30.0
+    scaling_s: float = 20.0
     """Length of the autoscaler's trace on TorchServe (s); 0 leaves it out."""
-    faults_s: float = 15.0
+    faults_s: float = 10.0
     """Length of the load while a worker and the JVM are killed (s); 0 leaves it out."""
     inference_port: int = 0
     """Port of the inference API on 127.0.0.1; 0 picks a free one."""
 
+    @property
+    def processes(self) -> int:
+        """Workers, or one for each core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
     def __post_init__(self) -> None:
-        for name in ("epochs", "workers", "batch_size", "max_batch_delay_ms", "queue_size"):
+        for name in ("epochs", "batch_size", "max_batch_delay_ms", "queue_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be >= 1")
         require(self.texts == 0 or self.texts >= 100, "texts", self.texts, "must be 0 or >= 100")
         require(1 <= self.layers <= 6, "layers", self.layers, "must be from 1 to 6")
         require(3 <= self.max_tokens <= 512, "max_tokens", self.max_tokens, "must be from 3 to 512")
+        require(self.workers >= 0, "workers", self.workers, "must be >= 0")
         require(self.judged >= 100, "judged", self.judged, "must be >= 100")
         for name in (
             *(
@@ -108,6 +117,7 @@ class Config:
         )
         for batch in self.crossover_batches:
             require(batch >= 1 and 64 % batch == 0, "crossover_batches", batch, "must divide 64")
+        require(0 <= self.failed_share < 1, "failed_share", self.failed_share, "must be in [0, 1)")
         require(self.overload > 1, "overload", self.overload, "must be > 1")
         require(
             0 <= self.inference_port <= 65535,

@@ -43,7 +43,7 @@ class ConnectionLimits:
     body_s: float = 10.0
     """From the end of the headers to the end of the body."""
     idle_s: float = 75.0
-    """Between requests. Longer than clients keep a connection, so that they close first."""
+    """Before the first request and between requests. Longer than clients keep a connection, so that they close first."""
     write_s: float = 10.0
     """A client that does not read its answers is cut off after this."""
     linger_s: float = 1.0
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, site: Site) -> None:
         self.site = site
         self.slots: deque[Slot] = deque()
-        self.deadline = time.monotonic() + site.limits.head_s
+        self.deadline = time.monotonic() + site.limits.idle_s
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._reading = False  # a request has begun and not ended

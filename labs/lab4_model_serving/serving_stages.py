@@ -46,7 +46,7 @@ def on_torchserve(run: Run, config: Config, bundles: Sequence[Bundle]) -> Iterat
             bundle.name,
             archive_bundle(bundle, store),
             bundle.version,
-            workers=config.workers if bundle is bundles[-1] else 1,
+            workers=config.processes if bundle is bundles[-1] else 1,
             batch_size=config.batch_size,
             max_batch_delay_ms=config.max_batch_delay_ms,
             default=bundle is bundles[-1],
@@ -103,7 +103,7 @@ def find(
     return find_rate(
         url,
         bodies,
-        Slo(p99_ms=config.p99_limit_ms),
+        Slo(config.p99_limit_ms, config.failed_share),
         low=config.search_low,
         high=config.search_high,
         headers=headers,
@@ -117,7 +117,7 @@ def find(
 
 def report_rate(run: Run, config: Config, area: str, found: FoundRate) -> None:
     """Record the rate that was confirmed, and the latencies there."""
-    limit = f"p99 < {config.p99_limit_ms:g} ms"
+    limit = f"p99 < {config.p99_limit_ms:g} ms, at most {config.failed_share:.1%} refused"
     shown = found.confirmed.result if found.confirmed else found.trials[0].result
     run.metric(
         f"{area}.qps_at_slo",
@@ -141,8 +141,10 @@ def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRat
     from labs.lab4_model_serving.figures_load import draw_overload
     from labs.lab4_model_serving.overload import measure_overload
     from labs.lab4_model_serving.server import serve_bundle
+    from labs.lab4_model_serving.versions import BatchSettings
 
-    with serve_bundle(bundle.folder, folder=run.dir / "logs" / "own") as server:
+    settings = BatchSettings(max_batch=config.batch_size, runners=config.processes)
+    with serve_bundle(bundle.folder, folder=run.dir / "logs" / "own", settings=settings) as server:
         url, headers = server.prediction_url(), server.headers
         found = find(run, config, url, headers, part, confirm_s=config.confirm_s / 3)
         report_rate(run, config, "own", found)

@@ -36,8 +36,9 @@ class Config:
     """How long the first request of a batch waits for others (ms)."""
     queue_size: int = 200
     """Requests that may wait; the next one is answered 503."""
-    failed_share: float = 0.001
-    """Of the requests that may fail or be refused at a rate that counts."""
+    failed_share: float = 0.01
+    """Of the requests that may fail or be refused at a rate that counts; they are late as well, so
+    that more than 0.01 never counts."""
     p99_limit_ms: float = 50.0
     """A rate counts when its p99 is below this (ms)."""
     search_low: float = 250.0
@@ -50,9 +51,9 @@ class Config:
     """The search ends when its bounds are this close (ratio - 1)."""
     confirm_s: float = 60.0
     """Length of the run that confirms the rate that was found (s)."""
-    ladder_s: float = 2.0
+    ladder_s: float = 1.5
     """Length of a trial in this process, for the rungs below the server (s)."""
-    ladder_tries: int = 3
+    ladder_tries: int = 5
     """Trials of each rung between its lowest and highest rate."""
     crossover_batches: tuple[int, ...] = (1, 8, 32, 64)
     """Batch sizes at which precisions are timed; the largest must divide 64."""

@@ -43,7 +43,8 @@ class ConnectionLimits:
     body_s: float = 10.0
     """From the end of the headers to the end of the body."""
     idle_s: float = 75.0
-    """Before the first request and between requests. Longer than clients keep a connection, so that they close first."""
+    """Before the first request and between requests. Longer than clients keep a connection, so that
+    they close first."""
     write_s: float = 10.0
     """A client that does not read its answers is cut off after this."""
     linger_s: float = 1.0

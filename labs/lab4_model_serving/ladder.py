@@ -33,6 +33,8 @@ from labs.lab4_model_serving.texts import Part
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAMPLES = 662  # for a p99 at 99 % confidence, see percentiles.minimum_samples
+
 Logits = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to logits [n, classes], as one batch."""
 
@@ -84,7 +86,7 @@ def measure(
     low, high
         Bounds of the search (requests/s).
     trial_s
-        Length of one trial (s).
+        Length of one trial (s), more where the rate is so low that a p99 needs it.
     singles
         Texts of the latency measurement.
     """
@@ -100,7 +102,7 @@ def measure(
         seconds.append(time.perf_counter() - start)
     latency = LatencySummary.of(seconds[20:] or seconds, how="one text at a time, one thread")
     search = max_rate(
-        lambda rate: offered(step, part.texts, rate, trial_s, seed),
+        lambda rate: offered(step, part.texts, rate, max(trial_s, SAMPLES / rate), seed),
         low,
         high,
         p99_limit_ms=p99_limit_ms,

@@ -231,7 +231,7 @@ def test_a_client_that_is_too_slow_is_cut_off(sent, answered):
 
     Told 408 if it had begun a request; closed without a word if it never said anything.
     """
-    harness = Harness(head_s=0.0, body_s=0.0)
+    harness = Harness(head_s=0.0, body_s=0.0, idle_s=0.0)
     connection, wire = harness.connect()
     connection.data_received(sent)
     time.sleep(0.001)

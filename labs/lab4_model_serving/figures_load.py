@@ -185,7 +185,7 @@ def _verdict(held: bool) -> str:
     return "kept the SLO" if held else "missed it"
 
 
-def _apart(rates: Sequence[float], factor: float = 1.15) -> list[float]:
+def _apart(rates: Sequence[float], factor: float = 1.3) -> list[float]:
     """Of ascending rates those that leave room for their labels on a logarithmic axis."""
     kept: list[float] = []
     for rate in rates:

@@ -52,8 +52,9 @@ def the_table(
     run.figure(
         "ladder",
         draw_ladder(rates, config.p99_limit_ms),
-        caption="One classifier, step by step: the rate that keeps the limit, on one thread. The "
-        "last two include HTTP, and share the cores with the load generator.",
+        caption="One classifier, step by step: the rate that keeps the limit. The rungs answer in "
+        "this process on one thread; the servers have a worker a core, and share the cores with "
+        "HTTP and the load generator.",
     )
 
 

@@ -39,7 +39,7 @@ def found(tmp_path_factory):
         give_up_after_s=60,
     )
     return canaries(
-        live.folder, good.folder, TEXTS, labels, rollout, folder=folder, rate=400, shadow_s=0.3
+        live.folder, good.folder, TEXTS, labels, rollout, folder=folder, rate=200, shadow_s=0.3
     )
 
 

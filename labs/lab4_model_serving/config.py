@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,11 +76,6 @@ class Config:
     """Length of the load while a worker and the JVM are killed (s); 0 leaves it out."""
     inference_port: int = 0
     """Port of the inference API on 127.0.0.1; 0 picks a free one."""
-
-    @property
-    def processes(self) -> int:
-        """Workers, or one for each core that this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "max_batch_delay_ms", "queue_size"):

@@ -159,3 +159,36 @@ def draw_ladder(rungs: Mapping[str, float], limit_ms: float) -> Figure:
     axes.set_xlabel(f"requests/s with p99 < {limit_ms:g} ms, open loop")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+Row = tuple[str, float, float, float | None, float | None, float]
+"""Name, accuracy, bytes, p50 and p99 (ms), requests/s."""
+
+
+def draw_table(rows: Sequence[Row]) -> Figure:
+    """The rungs and the servers as a table."""
+    from matplotlib.figure import Figure
+
+    head = ["", "accuracy", "size", "p50", "p99", "requests/s"]
+
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f} ms"
+
+    cells = [
+        [name, f"{accuracy:.4f}", f"{size / 1e6:.1f} MB", ms(p50), ms(p99), f"{rate:,.0f}"]
+        for name, accuracy, size, p50, p99, rate in rows
+    ]
+    figure = Figure(figsize=(7.5, 0.33 * (len(rows) + 1)))
+    axes = figure.subplots()
+    axes.axis("off")
+    table = axes.table(cells, colLabels=head, loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(10)
+    table.auto_set_column_width(list(range(len(head))))
+    table.scale(1, 1.35)
+    for (row, column), cell in table.get_celld().items():
+        if column == 0:
+            cell.set_text_props(ha="left")
+        if row == 0:
+            cell.set_text_props(weight="bold")
+    return figure

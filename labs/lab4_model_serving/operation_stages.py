@@ -225,8 +225,8 @@ def replicas(run: Run, bundle: Bundle) -> None:
     run.figure(
         "outages",
         draw_outages(cases),
-        caption="Three replicas (each waits 20 ms and answers) behind nginx: one killed, one killed "
-        "without repeats, one drained.",
+        caption="Three replicas (each waits 20 ms, then answers) behind nginx: one killed, one "
+        "killed without repeats, one drained.",
     )
 
 

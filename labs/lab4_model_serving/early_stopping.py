@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,9 +43,10 @@ class EarlyStop:
     be over the limit. Nothing is assumed, and the verdict is the one that the full run would give.
 
     It *holds* once ``minimum_s`` are over and the exact binomial test says at ``confidence`` that
-    fewer than 1 % are late (:func:`~labs.lab4_model_serving.percentiles.minimum_samples`), one
-    test a second, the error shared out among them (Bonferroni). That one assumes independent
-    requests, and late ones come in runs: hence the minimum, and a full run to confirm.
+    fewer than 1 % are late (:func:`~labs.lab4_model_serving.percentiles.minimum_samples`). It is
+    asked every ``STOP_TEST_S``, and the error is shared out among all these tests (Bonferroni).
+    That one assumes independent requests, and late ones come in runs: hence the minimum, and a
+    full run to confirm.
 
     Attributes
     ----------
@@ -72,6 +74,11 @@ class EarlyStop:
         """Requests over the limit with which the p99 is still below it."""
         return self.planned - 1 - int(0.99 * self.planned)
 
+    @property
+    def tests(self) -> int:
+        """How often the binomial test may be asked in a run."""
+        return 1 + max(0, math.ceil((self.seconds - self.minimum_s) / STOP_TEST_S))
+
     def __call__(
         self, due: NDArray[np.float64], latencies: NDArray[np.float64], now: float
     ) -> str | None:
@@ -85,8 +92,7 @@ class EarlyStop:
         if not self.may_hold or now < due[0] + self.minimum_s:
             return None
         decided = int(np.searchsorted(due, now - limit))
-        tests = max(1.0, self.seconds - self.minimum_s)
-        alpha = (1 - self.confidence) / tests
+        alpha = (1 - self.confidence) / self.tests
         if (
             failed <= self.slo.failed_share * decided
             and _binomial_cdf(over, decided, 0.01) <= alpha

@@ -191,8 +191,8 @@ def find_rate(
     ----------
     trial_s, confirm_s
         Seconds of a trial and of a confirming run, more where the rate is so low that the p99 needs
-        them. A borderline trial is done twice and judged on both. A confirming run that holds is
-        never cut.
+        them. A borderline trial is done twice and judged on both; the second run is never cut, so
+        that both weigh the same. A confirming run that holds is never cut either.
     warmup_s
         Sent before each and not counted.
     progress
@@ -203,11 +203,14 @@ def find_rate(
 
     needed = minimum_samples(0.99)
 
-    def run(rate: float, attempt: int, seconds: float, may_hold: bool) -> LoadResult:
+    def run(
+        rate: float, attempt: int, seconds: float, *, may_hold: bool = False, whole: bool = False
+    ) -> LoadResult:
         length = warmup_s + max(seconds, 1.1 * needed / rate)
         run_seed = int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
         schedule = poisson_schedule(rate, length, run_seed)
         planned = len(schedule) - int(np.searchsorted(schedule, warmup_s))
+        stop = EarlyStop(slo, planned, length - warmup_s, may_hold=may_hold)
         result = load_http(
             url,
             bodies,
@@ -216,7 +219,7 @@ def find_rate(
             max_in_flight=max_in_flight,
             timeout=timeout,
             warmup=warmup_s,
-            stop=EarlyStop(slo, planned, length - warmup_s, may_hold=may_hold),
+            stop=None if whole else stop,
         )
         if progress:
             progress(rate, result)
@@ -228,13 +231,13 @@ def find_rate(
         return result
 
     def trial(rate: float, attempt: int) -> LoadResult:
-        result = run(rate, 2 * attempt, trial_s, True)
+        result = run(rate, 2 * attempt, trial_s, may_hold=True)
         if not result.stopped and is_borderline(result, slo):
-            result = pooled(result, run(rate, 2 * attempt + 1, trial_s, False))
+            result = pooled(result, run(rate, 2 * attempt + 1, trial_s, whole=True))
         return result
 
     def confirm(rate: float, attempt: int) -> LoadResult:
-        return run(rate, 2 * attempt, confirm_s, False)
+        return run(rate, 2 * attempt, confirm_s)
 
     return search_rate(
         trial, confirm, slo, low=low, high=high, precision=precision, confirmations=confirmations

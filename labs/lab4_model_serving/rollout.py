@@ -208,8 +208,11 @@ class Controller:
         ------
         InputError
             The old version is not live, so that there is nothing to go back to.
+        RunError
+            Twice ``give_up_after_s`` after the step began (or this call, if later), the server
+            still does not answer. What was decided is in the state file; run again to do it.
         """
-        applied = False
+        began, applied = self._clock(), False
         while True:
             try:
                 if not applied:
@@ -224,6 +227,11 @@ class Controller:
                 if self.status == "running" and self._overdue():
                     self._end("rolled_back", f"given up: {error}")
                     applied = False
+                waited = self._clock() - max(began, self._state.step_began)
+                if waited > 2 * self.rollout.give_up_after_s:
+                    raise RunError(
+                        f"{self.status} could not be told to the server for {waited:.0f} s: {error}"
+                    ) from error
                 self._sleep(self.rollout.look_every_s)
 
     def look(self) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import InputError
 from labs.lab4_model_serving import rate_search
-from labs.lab4_model_serving.early_stopping import EarlyStop, Slo
+from labs.lab4_model_serving.early_stopping import STOP_TEST_S, EarlyStop, Slo
 from labs.lab4_model_serving.load_result import LoadResult
 from labs.lab4_model_serving.reference_server import reference_server
 
@@ -172,6 +172,24 @@ def with_late(late, n=1000):
     return LoadResult(latencies, np.zeros(n), 1.0, float(n), 5.0, "made", errors={"HTTP 503": 1})
 
 
+def test_the_second_run_of_a_borderline_trial_is_whole(monkeypatch):
+    """Cut at its first late request too many it would be the worse half of a run."""
+    stops = []
+
+    def load_http(url, bodies, schedule, *, stop, **_):
+        stops.append(stop)
+        return with_late(10)
+
+    monkeypatch.setattr("labs.lab4_model_serving.load_generator.load_http", load_http)
+    monkeypatch.setattr(
+        "labs.lab4_model_serving.closed_loop.load_http_closed", lambda *_, **__: with_late(0)
+    )
+    rate_search.find_rate("http://none/", [b"{}"], SLO, low=400, high=4000)
+    first, second = stops
+    assert first is not None
+    assert second is None, "the second run may end early"
+
+
 def test_two_runs_are_judged_as_one():
     both = rate_search.pooled(with_late(10), with_late(2))
     assert both.n == 2000
@@ -234,9 +252,30 @@ def test_a_trial_that_holds_ends_when_the_binomial_test_says_so_and_not_before_t
     stop = EarlyStop(SLO, planned=3000, seconds=10)
     when, reason = stop_after(stop, latencies, rate=300)
     assert reason.startswith("held: 0 of "), reason
-    assert 2 <= when < 3
+    assert 2 <= when < 4
     confirming = EarlyStop(SLO, planned=3000, seconds=10, may_hold=False)
     assert stop_after(confirming, latencies, rate=300) == (None, "")
+
+
+def test_a_rate_that_does_not_hold_is_passed_early_no_more_often_than_promised():
+    """Exactly 1 % late, 1,000/s for 3 s: at 99 % confidence at most 1 % of trials may end as held.
+
+    20 looks a second are 20 chances to be lucky, and each has to be paid for.
+    """
+    rng = np.random.default_rng(0)
+    stop = EarlyStop(Slo(50, 1.0), planned=10**6, seconds=3)
+    due = np.arange(3000) / 1000
+    looks = np.arange(0.05, 3.0, STOP_TEST_S)
+    runs = 2000
+    passed = 0
+    for _ in range(runs):
+        latencies = np.where(rng.random(3000) < 0.01, 0.2, 0.01)
+        for now in looks[looks >= 2]:
+            came = int(np.searchsorted(due, now))
+            if stop(due[:came], np.minimum(latencies[:came], now - due[:came]), now):
+                passed += 1
+                break
+    assert passed <= 0.01 * runs, f"{passed} of {runs} trials were passed, at most {runs // 100}"
 
 
 def test_requests_still_under_way_say_nothing_for_a_rate_that_may_hold():

@@ -193,6 +193,22 @@ def test_a_controller_that_sees_nothing_for_too_long_goes_back(tmp_path):
     assert server.weights == {"1.0": 1.0}
 
 
+def test_a_controller_whose_server_never_comes_back_says_so(tmp_path):
+    """Given up after 60 s, it tries to send everybody back for as long again, and then raises.
+
+    The decision stays on disk: started again it has the same time anew, and can carry it out.
+    """
+    server = Fake()
+    server.fail = 10**9
+    with pytest.raises(RunError, match=r"could not be told.*cannot be reached"):
+        controller(server, tmp_path, killed_after=1000).run()
+    assert 120 <= server.now - 1000 <= 125, f"after {server.now - 1000:.0f} s, expected 120"
+    assert json.loads((tmp_path / "state.json").read_text())["status"] == "rolled_back"
+    server.fail = 5
+    assert controller(server, tmp_path).run() == "rolled_back"
+    assert server.weights == {"1.0": 1.0}
+
+
 def test_a_new_version_that_is_not_live_is_rolled_back(tmp_path):
     """A typo in the file must not leave a rollout that runs for ever."""
     server = Fake(live=("1.0",))

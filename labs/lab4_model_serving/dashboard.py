@@ -51,7 +51,7 @@ def _quantile(q: float, metric: str, by: str) -> str:
 def panels() -> list[Panel]:
     """What is shown, from what users feel down to its causes."""
     within = f'serving_request_seconds_bucket{{{SELECTED},status="200",le="{SLO_S:g}"}}'
-    asked = f'serving_requests_total{{{SELECTED},status!~"4.."}}'
+    asked = f'serving_requests_total{{{SELECTED},status!~"4([0-8].|9[0-8])"}}'
     stages = [stage for stage in STAGES if stage != "request"]
     return [
         Panel(

@@ -105,6 +105,10 @@ def _set_weights(model: LiveModel, content: Mapping[str, Any]) -> None:
     weights, salt = content.get("weights"), content.get("salt")
     if not isinstance(weights, dict) or not isinstance(salt, str | None):
         raise HttpError(400, 'expected {"weights": {"<version>": <number>}, "salt": "<text>"}')
+    try:
+        (salt or "").encode()  # every later choice hashes it
+    except UnicodeEncodeError:
+        raise HttpError(400, "the salt holds half a character (a lone surrogate)") from None
     shares = {str(version): _number(weights, version) for version in weights}
     model.set_weights(shares, salt=salt)
 
@@ -208,9 +212,12 @@ def _content(body: bytes) -> dict[str, Any]:
 
 def _number(content: Mapping[str, Any], name: str) -> float:
     value = content.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HttpError(400, f"{name!r} must be a number")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond all floats, such as 10**400
+        pass
+    raise HttpError(400, f"{name!r} must be a number")
 
 
 def _text(content: Mapping[str, Any], name: str) -> str:

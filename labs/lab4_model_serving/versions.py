@@ -248,7 +248,11 @@ class LiveModel:
     ) -> None:
         took = time.perf_counter() - start
         if future.cancelled():
-            return  # the client is gone: nobody was failed
+            # The client is gone. After the limit it was failed: of a version that hangs, nothing
+            # else is ever seen. Before it, the client was in a hurry.
+            if took > self.windows.slow_s:
+                self.windows.observe(request_id, version, took)
+            return
         if future.exception():
             self.windows.observe(request_id, version, took)
             return
@@ -267,12 +271,16 @@ class LiveModel:
 
     async def set_shadow(self, version: str, share: float, *, max_queue: int = 64) -> None:
         """Let a live version listen to a share of the requests; replaces an earlier shadow."""
+        self._new_shadow(version, share, max_queue)  # a mistake leaves the earlier one as it is
+        while self.shadow:  # while it ends, another call may set its own
+            await self.stop_shadow()
+        self.shadow = self._new_shadow(version, share, max_queue)  # unless it has left meanwhile
+
+    def _new_shadow(self, version: str, share: float, max_queue: int) -> Shadow:
         live = self.versions.get(version)
         if live is None:
             raise InputError(f"{self.name} has no version {version}; live: {list(self.versions)}")
-        shadow = Shadow(live.predictor, share, salt=self.salt, max_queue=max_queue)
-        await self.stop_shadow()
-        self.shadow = shadow
+        return Shadow(live.predictor, share, salt=self.salt, max_queue=max_queue)
 
     async def stop_shadow(self) -> None:
         """Copy nothing more."""

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from common.errors import InputError
+from labs.lab4_model_serving import versions
 from labs.lab4_model_serving.management import is_management, respond
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.protocol import HttpError
@@ -99,6 +100,92 @@ def test_only_requests_whose_version_was_chosen_are_counted_and_shadowed(predict
     assert report.compared == 1
 
 
+@pytest.mark.parametrize(("slow_s", "counted"), [(0.01, 1), (30.0, 0)])
+def test_a_client_that_gave_up_waiting_was_failed_and_one_in_a_hurry_was_not(
+    predictors, slow_s, counted
+):
+    """A version that hangs answers nobody: all that is seen of it is clients that leave.
+
+    Not counting them, a rollout would wait for ever. Who leaves within the limit tells nothing.
+    """
+
+    async def main():
+        model = model_of(predictors, delays={"1.0": 0.1})
+        model.windows.reset(slow_s)
+        future = model.submit(TEXTS[0], "1.0", request_id="gone", counted=True)
+        await asyncio.sleep(0.03)
+        future.cancel()
+        await asyncio.sleep(0)
+        await model.drain()
+        return model.windows.windows()
+
+    windows = asyncio.run(main())
+    found = windows["1.0"] if windows else None
+    seen = (found.requests, found.errors, found.slow) if found else (0, 0, 0)
+    assert seen == (counted,) * 3, f"{seen} with a limit of {slow_s} s"
+
+
+def test_shadows_that_are_set_at_the_same_time_leave_one(predictors, monkeypatch):
+    """Two PUTs while the first shadow ends its run: of all that were used one is not closed."""
+    used = set()
+
+    class Recorded(versions.Shadow):
+        def offer(self, *copy):
+            used.add(self)
+            super().offer(*copy)
+
+        async def close(self):
+            await asyncio.sleep(0)  # a run under way: others get their turn, and requests come
+            offer(self.model.shadow)
+            await super().close()
+
+    monkeypatch.setattr(versions, "Shadow", Recorded)
+    answer = predictors[0].predict(TEXTS[:1])[0]
+
+    def offer(shadow):
+        if shadow:
+            shadow.offer("id", TEXTS[0], "1.0", answer, 0.001)
+
+    async def main():
+        Recorded.model = model = model_of(predictors)
+        await model.set_shadow("2.0", 1.0)
+        offer(model.shadow)
+        await asyncio.gather(*(model.set_shadow("2.0", 1.0) for _ in range(2)))
+        offer(model.shadow)
+        kept = model.shadow
+        with pytest.raises(InputError, match="share"):
+            await model.set_shadow("2.0", 2.0)
+        assert model.shadow is kept, "a mistake must not stop the shadow"
+        left = [shadow for shadow in used if not shadow._closed]
+        await model.drain()
+        return left, kept
+
+    left, kept = asyncio.run(main())
+    assert left == [kept], f"{len(left)} of {len(used)} shadows were left running"
+
+
+def test_a_shadow_whose_version_leaves_meanwhile_is_refused(predictors, monkeypatch):
+    """Between the question and the change the version may be unloaded: looked up again."""
+
+    async def main():
+        model = model_of(predictors)
+        await model.set_shadow("1.0", 0.5)
+        end = asyncio.Event()
+        settle = model.shadow.settle
+        monkeypatch.setattr(model.shadow, "settle", end.wait)
+        change = asyncio.create_task(model.set_shadow("2.0", 0.5))
+        await asyncio.sleep(0)
+        await model.remove("2.0")
+        end.set()
+        with pytest.raises(InputError, match=r"no version 2\.0"):
+            await change
+        assert model.shadow is None
+        await settle()
+        await model.drain()
+
+    asyncio.run(main())
+
+
 def test_a_version_that_leaves_answers_what_it_has_first(predictors):
     """Requests that are queued when a version is removed get its answer, and no error."""
 
@@ -171,11 +258,15 @@ def test_weights_are_changed_by_the_management_route(predictors):
         ("PUT", "/models/intents", {"weights": {"1.0": "1"}}, 400),
         ("PUT", "/models/intents", {"weights": {"1.0": True}}, 400),
         ("PUT", "/models/intents", {"weights": {"1.0": 1}, "salt": 5}, 400),
+        ("PUT", "/models/intents", {"weights": {"1.0": 1}, "salt": "\ud800"}, 400),
+        ("PUT", "/models/intents", {"weights": {"1.0": 10**400}}, 400),
         ("PUT", "/models/intents", [], 400),
         ("POST", "/models/intents/windows", {"slow_ms": -1}, 400),
         ("POST", "/models/intents/windows", {"slow_ms": float("nan")}, 400),
         ("PUT", "/models/intents/shadow", {"version": "9.9", "share": 0.5}, 400),
         ("PUT", "/models/intents/shadow", {"version": "2.0", "share": 2}, 400),
+        ("PUT", "/models/intents/shadow", {"version": "2.0", "share": 10**400}, 400),
+        ("PUT", "/models/intents/shadow", {"version": "\ud800", "share": 0.5}, 400),
         ("GET", "/models/intents/shadow", None, 404),
         ("POST", "/feedback", {"request_id": "a"}, 400),
         ("POST", "/feedback", {"feedback": ["a"]}, 400),

@@ -215,7 +215,11 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + self.site.limits.body_s
         headers = self._headers
         length = headers.get(b"content-length")
-        if length and int(length) > self.site.limits.body_bytes:
+        if self._parser.should_upgrade() and (b"transfer-encoding" in headers or int(length or 0)):
+            # The parser takes what follows for another protocol: the body would be lost.
+            message = "Upgrade is not offered here: send the request without it"
+            self._refuse(HttpError(400, message))
+        elif length and int(length) > self.site.limits.body_bytes:
             self._refuse_body()
         elif headers.get(b"expect", b"").lower() == b"100-continue" and not self.slots:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -294,7 +298,10 @@ class Connection(asyncio.Protocol):
             slots.clear()
             self._linger()
             return
-        if not slots and not self._reading:
+        if self._unread:  # it stays what pause_writing set, unless a request was read since
+            write = time.monotonic() + self.site.limits.write_s
+            self.deadline = min(self.deadline, write)
+        elif not slots and not self._reading:
             self.deadline = time.monotonic() + self.site.limits.idle_s
         if self._paused and len(slots) < PIPELINED // 2:
             self._resume()

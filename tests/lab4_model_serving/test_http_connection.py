@@ -211,6 +211,20 @@ def test_the_connection_stays_as_long_as_both_sides_want(head, ends):
     assert wire.ended is ends
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 4\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_an_upgrade_with_a_body_is_refused_by_its_name(framing):
+    """The parser gives up the body of such a request: "not JSON" would blame the wrong thing."""
+    harness = Harness()
+    connection, wire = harness.connect()
+    head = b"POST /now HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+    body = b"4\r\nbody\r\n0\r\n\r\n" if b"chunked" in framing else b"body"
+    connection.data_received(head + framing + b"\r\n" + body)
+    assert wire.statuses == [400]
+    assert b"Upgrade is not offered here" in wire.out
+    assert harness.requests == []
+    assert wire.ended
+
+
 def test_a_client_that_waits_for_leave_gets_it():
     """Expect: 100-continue (curl with a large body) is answered before the body comes."""
     harness = Harness()
@@ -261,6 +275,31 @@ def test_a_client_that_does_not_read_is_not_read_either_and_then_cut_off():
     connection, wire = harness.connect()
     connection.pause_writing()
     assert wire.paused
+    time.sleep(0.001)
+    harness.site.tick()
+    assert wire.closed
+
+
+class FullWire(Wire):
+    """A transport whose peer does not read: every write asks the protocol to pause."""
+
+    def write(self, data):
+        super().write(data)
+        self.connection.pause_writing()
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_an_answer_that_nobody_reads_does_not_make_the_connection_an_idle_one(requests):
+    """The last answer fills the buffer: ``write_s`` counts, not the far longer ``idle_s``.
+
+    With two requests in one packet the second one is read after the first filled the buffer.
+    """
+    harness = Harness(write_s=0.0, idle_s=1000.0)
+    wire = FullWire()
+    wire.connection = Connection(harness.site)
+    wire.connection.connection_made(wire)
+    wire.connection.data_received(request("/now") * requests)
+    assert wire.statuses == [200] * requests
     time.sleep(0.001)
     harness.site.tick()
     assert wire.closed

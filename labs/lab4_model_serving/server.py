@@ -34,6 +34,7 @@ from labs.lab4_model_serving.json_logs import AccessLog
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.protocol import Token
 from labs.lab4_model_serving.server_app import ModelServer
+from labs.lab4_model_serving.serving_metrics import SLO_S
 from labs.lab4_model_serving.versions import BatchSettings, LiveModel, Timed
 
 TOKEN = "SERVING_TOKEN"
@@ -244,7 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     management = os.environ.get(MANAGEMENT_TOKEN) or secrets.token_hex(16)
     if TOKEN not in os.environ:
         print(f"token: {token}\nmanagement token: {management}", flush=True)
-    log = AccessLog(options.access_log, sample=options.log_sample) if options.access_log else None
+    log = None
+    if options.access_log:
+        log = AccessLog(options.access_log, sample=options.log_sample, slow_ms=1000 * SLO_S)
     app = ModelServer(
         model,
         token=Token(token, expires=time.time() + options.token_lifetime_s),

@@ -32,7 +32,7 @@ from labs.lab4_model_serving.protocol import (
     parse_target,
     text_of,
 )
-from labs.lab4_model_serving.serving_metrics import ServingMetrics
+from labs.lab4_model_serving.serving_metrics import OTHER, ServingMetrics
 from labs.lab4_model_serving.versions import LiveModel, Timed
 
 PLAIN: dict[str, str] = {"/ping": "GET, HEAD", "/ready": "GET, HEAD", "/metrics": "GET, HEAD"}
@@ -101,6 +101,9 @@ class ModelServer:
             if self.draining or not self.model.versions:
                 raise HttpError(503, "draining" if self.draining else "no model is loaded")
             return json_response({"status": "ready", "versions": list(self.model.versions)})
+        for gone in self._announced - self.model.versions.keys():
+            self.metrics.unloaded(gone)
+            self._announced.discard(gone)
         for version, live in self.model.versions.items():
             self._announce(version)
             self.metrics.queue_depth(version, live.batcher.depth)
@@ -123,8 +126,7 @@ class ModelServer:
             # From the choice to the queue nothing is awaited: no version leaves in between.
             user = name_of(request.headers.get(b"x-user", b"")) or request.id
             version = self.model.choose(user, route.version)
-            if version not in self._announced:
-                self._announce(version)
+            self._announce(version)
             future = self.model.submit(
                 text,
                 version,
@@ -134,7 +136,9 @@ class ModelServer:
                 enqueued=request.arrived,
             )
         except Exception as error:
-            self._refused(request, version, slot, error)
+            # Without a token anybody may ask for anything: only what is live gets a label.
+            label = version if version in self.model.versions else OTHER
+            self._refused(request, version, slot, error, label=label)
         else:
             slot.pending = future  # type: ignore[assignment]
             future.add_done_callback(partial(self._answered, request, version, slot))
@@ -160,7 +164,7 @@ class ModelServer:
                 )
             )
         except Exception as error:
-            self._refused(request, version, slot, error)
+            self._refused(request, version, slot, error, label=version)
             return
         total_s = time.perf_counter() - request.arrived
         self.metrics.observe(
@@ -187,10 +191,12 @@ class ModelServer:
                 batch_size=served.batch,
             )
 
-    def _refused(self, request: Request, version: str, slot: Slot, error: Exception) -> None:
+    def _refused(
+        self, request: Request, version: str, slot: Slot, error: Exception, *, label: str
+    ) -> None:
         response = self._refusal(request, error)
         slot.reply(response)
-        self.metrics.refused(version, response.status)
+        self.metrics.refused(label, response.status)
         if self._log:
             self._log.write(
                 request_id=request.id,
@@ -232,10 +238,11 @@ class ModelServer:
 
     def _announce(self, version: str) -> None:
         live = self.model.versions[version]
-        if live.batcher.on_batch is None:
-            live.batcher.on_batch = partial(self.metrics.batch, version)
-            self.metrics.info(version, precision=live.predictor.bundle.precision)
-            self.metrics.queue_limit(version, live.batcher.max_queue)
+        if version in self._announced and live.batcher.on_batch is not None:
+            return  # one that was unloaded and loaded again has a new batcher
+        live.batcher.on_batch = partial(self.metrics.batch, version)
+        self.metrics.info(version, precision=live.predictor.bundle.precision)
+        self.metrics.queue_limit(version, live.batcher.max_queue)
         self._announced.add(version)
 
     async def drain(self) -> None:

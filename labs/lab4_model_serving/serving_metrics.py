@@ -50,7 +50,8 @@ HELP = {
 }
 MOST_VERSIONS = 32
 OTHER = "other"
-"""Label of versions beyond MOST_VERSIONS, and of any that a client made up."""
+"""Label of versions beyond MOST_VERSIONS, of any that a client made up, and of requests that were
+refused before a version was chosen."""
 COUNTED_FROM_THE_START = (200, 500, 503, 504)
 
 
@@ -137,7 +138,8 @@ class ServingMetrics:
         """Count a request that was not run (4xx, 503): it has no times.
 
         With 404 the version is one that somebody made up, and every such name would begin a series
-        that Prometheus keeps for weeks; it is labelled ``other``.
+        that Prometheus keeps for weeks; it is labelled ``other``. With any other status the caller
+        must know that the version exists, and say :data:`OTHER` if it does not.
         """
         with self._lock:
             known = OTHER if status == 404 and version not in self._versions else version

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from common.errors import RunError, require
@@ -26,13 +26,15 @@ from labs.lab4_model_serving.versions import BatchSettings
 
 GOOD, SLOW, WRONG = "good", "slow", "wrong"
 PATIENCE_S = 5.0
+AROUND_S = 0.6
+"""Load before a version is loaded, and after one was unloaded (s)."""
 STORIES = (GOOD, SLOW, WRONG)
 EXPECTED = {GOOD: "promoted", SLOW: "rolled_back", WRONG: "rolled_back"}
 
 
 @dataclass(frozen=True)
 class Canary:
-    """What became of one rollout, and of the requests meanwhile."""
+    """What became of one rollout, and of the requests meanwhile, loading and unloading included."""
 
     story: str
     old: str
@@ -121,7 +123,8 @@ def canary_server(
         model_store=versions.store,
         delays={slow.version: delay_s} if slow else {},
         # Admission would refuse what comes too late, and the failures would decide before p99 does.
-        settings=BatchSettings(slo_s=PATIENCE_S, deadline_s=PATIENCE_S, max_queue=2048),
+        # Of a version that is slow and new it expects the worst: hence far above the patience.
+        settings=BatchSettings(slo_s=12 * PATIENCE_S, deadline_s=PATIENCE_S, max_queue=2048),
     ) as server:
         client = ManagementClient(server.url, server.name, server.management_token)
         try:
@@ -145,7 +148,7 @@ def run_canary(
     expected: dict[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Canary:
-    """Load a candidate under load, let it listen, then carry out its rollout.
+    """Load a candidate under load, let it listen, carry out its rollout, unload who lost.
 
     Parameters
     ----------
@@ -162,48 +165,68 @@ def run_canary(
     Raises
     ------
     RunError
-        The server died.
+        The server died (at once), or did not answer for so long that the controller gave up.
     """
     controller_file = folder / f"rollout-{story}.json"
+    died = "the model server died during the rollout"
 
-    def change() -> tuple[Controller, dict[str, Any]]:
+    def wait(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if server.child.poll() is not None:
+                raise RunError(died)
+            time.sleep(min(left, 0.05))
+
+    def change() -> _Changed:
         client.load(candidate.folder.name)
         report: dict[str, Any] = {}
         if shadow_s:
             client.set_shadow(candidate.version, 0.5)
-            Event().wait(shadow_s)
+            wait(shadow_s)
             report = client.shadow()
             client.stop_shadow()
-        controller = Controller(rollout, client, controller_file)
+        controller = Controller(rollout, client, controller_file, sleep=wait)
         controller.run()
-        return controller, report
+        decided = time.perf_counter()
+        client.unload(rollout.old if controller.status == "promoted" else rollout.new)
+        return _Changed(controller, report, time.perf_counter() - decided)
 
-    driven = drive(
-        server.prediction_url(),
-        texts,
-        change,
-        rate=rate,
-        headers=server.headers,
-        labels=labels,
-        feedback=client.feedback,
-        seed=seed,
-    )
+    try:
+        driven = drive(
+            server.prediction_url(),
+            texts,
+            change,
+            rate=rate,
+            headers=server.headers,
+            labels=labels,
+            feedback=client.feedback,
+            before_s=AROUND_S,
+            seed=seed,
+        )
+    except RunError:
+        if server.child.poll() is None:
+            raise
     if server.child.poll() is not None:
-        raise RunError(f"the model server died during the rollout:\n{server.child.tail(20)}")
-    controller, report = driven.result
-    return _canary(story, rollout, controller, report, driven, expected or {})
+        raise RunError(f"{died}:\n{server.child.tail(20)}")
+    return _canary(story, rollout, driven, expected or {})
+
+
+@dataclass(frozen=True)
+class _Changed:
+    controller: Controller
+    shadow: dict[str, Any]
+    unload_s: float
 
 
 def _canary(
     story: str,
     rollout: Rollout,
-    controller: Controller,
-    report: dict[str, Any],
-    driven: Driven[tuple[Controller, dict[str, Any]]],
+    driven: Driven[_Changed],
     expected: dict[str, Sequence[str]],
 ) -> Canary:
+    controller = driven.result.controller
     looks = controller.trace
-    ended = driven.changed_s[1]
+    ended = driven.changed_s[1] - driven.result.unload_s
     seconds = looks[-1].at_s if looks else 0.0
     # Until the look before the last one no weight can have fallen.
     growing = ended - (seconds - looks[-2].at_s if len(looks) > 1 else seconds) - 0.05
@@ -223,7 +246,7 @@ def _canary(
         mixed_up=mixed_up(driven.requests, expected),
         trace=tuple(looks),
         p99_ms=rollout.guardrails.p99_ms,
-        shadow=report,
+        shadow=driven.result.shadow,
     )
 
 
@@ -298,9 +321,7 @@ def canaries(
                 seed=seed,
             )
             found.append(canary)
-            gone = old if canary.status == "promoted" else candidate.version
             old = candidate.version if canary.status == "promoted" else old
-            client.unload(gone)
     return tuple(found)
 
 

@@ -1,11 +1,18 @@
 """Real servers under load: canaries end as they should, and no switch loses a request."""
 
+import json
 import shutil
+import threading
+import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from common.errors import RunError
+from labs.lab4_model_serving import canary_run
 from labs.lab4_model_serving.canary_run import STORIES, canaries, metrics, write_versions
 from labs.lab4_model_serving.figures_rollout import draw_canaries
 from labs.lab4_model_serving.management_client import ManagementClient
@@ -158,6 +165,106 @@ def test_labels_and_weights_need_the_management_token(served):
             method, server.url + path, json={}, headers=server.headers, trust_env=False
         )
         assert answer.status_code == 401, f"{method} {path}: {answer.status_code}"
+
+
+class Child:
+    """A server's process that is there until it is told to be dead."""
+
+    dead = False
+
+    def poll(self):
+        return 1 if self.dead else None
+
+    def tail(self, lines):
+        return "its last words"
+
+
+class Operator:
+    """A management client whose server knows nothing of it; ``unloaded`` is when it was asked."""
+
+    unloaded = None
+
+    def load(self, bundle):
+        pass
+
+    def feedback(self, labels):
+        pass
+
+    def unload(self, version):
+        self.gone, self.unloaded = version, time.perf_counter()
+
+
+@pytest.fixture
+def answering():
+    """A server of version 1.0 that notes when it was asked, and whether to answer 503."""
+    asked, refuses = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(time.perf_counter())
+            refused = bool(refuses) and refuses[0]()
+            content = {"error": {"message": "gone"}} if refused else {"version": "1.0", "label": ""}
+            body = json.dumps(content).encode()
+            self.send_response(503 if refused else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.daemon_threads = True
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{http.server_port}/"
+        server = SimpleNamespace(prediction_url=lambda: url, headers={}, child=Child())
+        yield SimpleNamespace(server=server, asked=asked, refuses=refuses)
+        http.shutdown()
+        thread.join()
+
+
+def one_canary(answering, client, folder):
+    rollout = Rollout("m", "1.0", "2.0", "s", (Step(0.1, 40),), look_every_s=30)
+    candidate = SimpleNamespace(folder=folder / "2.0", version="2.0")
+    return canary_run.run_canary(
+        answering.server, client, "slow", candidate, rollout, ["a"], ["b"], folder=folder, rate=100
+    )
+
+
+def test_a_version_is_unloaded_while_users_ask(answering, tmp_path, monkeypatch):
+    """Half a second of load follows, and who is failed by the unloading counts as failed."""
+    client = Operator()
+    decided = SimpleNamespace(run=lambda: None, trace=[], status="rolled_back", reason="made up")
+    monkeypatch.setattr(canary_run, "Controller", lambda *_, **__: decided)
+    answering.refuses.append(
+        lambda: client.unloaded is not None and time.perf_counter() < client.unloaded + 0.25
+    )
+    canary = one_canary(answering, client, tmp_path)
+    assert client.gone == "2.0", "what was rolled back leaves"
+    assert answering.asked[-1] - client.unloaded >= 0.4
+    assert 0 < canary.failed < canary.requests / 2, canary.failures
+    assert set(canary.failures) == {"503 gone"}
+
+
+def test_a_rollout_whose_server_dies_ends_at_once(answering, tmp_path):
+    """It looks every 30 s and gives up after 600; it is over as soon as the process is."""
+
+    class Unreachable(Operator):
+        def set_weights(self, weights, *, salt=None):
+            if answering.server.child.dead:
+                raise AssertionError("asked again although the server is dead")
+            threading.Timer(0.3, setattr, (answering.server.child, "dead", True)).start()
+            raise RunError("the server cannot be reached")
+
+    began = time.perf_counter()
+    with pytest.raises(RunError, match="died during the rollout:\nits last words"):
+        one_canary(answering, Unreachable(), tmp_path)
+    assert time.perf_counter() - began < 10
 
 
 def test_users_that_are_moved_back_are_counted():

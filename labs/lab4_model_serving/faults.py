@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from labs.lab4_model_serving.torchserve import TorchServe
 
 
+CLEAN_S = 1.0
+"""So long, up to the last request, nothing may fail, else a server has not recovered."""
+
+
 class Running(Protocol):
     """What every server of this lab has."""
 
@@ -53,7 +57,9 @@ class FaultReport:
     """What the users of a server saw of a fault.
 
     ``recovered_s`` is the time (s) from the fault to the scheduled time of the last request that
-    failed after it; 0 when none did, None when requests still failed at the end of the run.
+    failed after it; 0 when none did, None when requests still failed within the last ``CLEAN_S``
+    of the run. It is therefore at most ``largest_recovery_s``; None means more than that.
+    ``watched_s`` is the time (s) from the fault to the last request.
     """
 
     fault: str
@@ -62,11 +68,17 @@ class FaultReport:
     wrong: int
     recovered_s: float | None
     restarts: int
+    watched_s: float
 
     @property
     def failed(self) -> int:
         """Requests without an answer of status 200."""
         return sum(self.errors.values())
+
+    @property
+    def largest_recovery_s(self) -> float:
+        """The largest ``recovered_s`` (s) that this run could have shown."""
+        return max(self.watched_s - CLEAN_S, 0.0)
 
 
 def load_through_fault(
@@ -141,7 +153,13 @@ def load_through_fault(
     errors: Counter[str] = Counter()
     latencies = asyncio.run(measure())
     return FaultReport(
-        name, len(schedule), dict(errors), wrong, recovery(schedule, latencies, at_s), restarts()
+        fault=name,
+        requests=len(schedule),
+        errors=dict(errors),
+        wrong=wrong,
+        recovered_s=recovery(schedule, latencies, at_s),
+        restarts=restarts(),
+        watched_s=float(schedule[-1]) - at_s,
     )
 
 
@@ -149,6 +167,9 @@ def recovery(
     schedule: NDArray[np.float64], latencies: NDArray[np.float64], at_s: float
 ) -> float | None:
     """Seconds from the fault to the last failure after it; see :class:`FaultReport`.
+
+    None when anything failed within ``CLEAN_S`` before the last request: one answer after an outage
+    may be luck. The largest value is ``schedule[-1] - at_s - CLEAN_S``.
 
     Parameters
     ----------
@@ -160,7 +181,8 @@ def recovery(
     failed = np.isinf(latencies) & (schedule >= at_s)
     if not failed.any():
         return 0.0
-    return None if failed[-1] else float(schedule[failed][-1] - at_s)
+    last = float(schedule[failed][-1])
+    return None if last >= schedule[-1] - CLEAN_S else last - at_s
 
 
 def expected_labels(

@@ -68,7 +68,9 @@ class Overload:
     of them that got a 200. ``lost_share`` got no answer at all, or one that is neither 200 nor 503:
     a server that sheds load properly has none. ``retry_after_share`` is of the 503 (NaN: none).
     ``recovery_s`` is from the end of the overload until the p99 of normal traffic is within the
-    SLO again; inf when that did not happen while it was watched.
+    SLO again; inf when that did not happen while it was watched, for ``watched_s`` (s, from the end
+    of the overload to the last request) in windows of ``hold_s`` (s). It is therefore at most
+    ``largest_recovery_s``; inf means more than that.
     """
 
     offered_rate: float
@@ -84,6 +86,13 @@ class Overload:
     overload_end: float
     timeline: Timeline
     generator: LoadResult
+    watched_s: float = nan
+    hold_s: float = 1.0
+
+    @property
+    def largest_recovery_s(self) -> float:
+        """The largest ``recovery_s`` (s) that this run could have shown."""
+        return max(self.watched_s - self.hold_s, 0.0)
 
 
 def measure_overload(
@@ -212,6 +221,8 @@ def analyse(
         overload_end=end,
         timeline=timeline(answers),
         generator=generator,
+        watched_s=float(due[-1]) - end,
+        hold_s=hold_s,
     )
 
 
@@ -220,8 +231,9 @@ def recovery_seconds(
 ) -> float:
     """Seconds after ``end`` from which at most 1 % of the requests of ``hold_s`` s are late.
 
-    Looked at every ``BIN_S``; inf when there is no such stretch before the last request. The window
-    is short on purpose: over the whole rest of the run the first bad moments would drown.
+    Looked at every ``BIN_S``; inf when there is no such stretch before the last request, so that
+    the largest value is ``due[-1] - end - hold_s``. The window is short on purpose: over the whole
+    rest of the run the first bad moments would drown.
     """
     tries = int((float(due[-1]) - end - hold_s) / BIN_S + 1e-9) + 1
     for k in range(max(tries, 0)):

@@ -44,6 +44,25 @@ def test_recovery_is_the_last_failure_after_the_fault():
     assert faults.recovery(schedule, latencies, 4.0) is None
 
 
+def test_one_lucky_answer_at_the_end_is_no_recovery():
+    """Down from 2 s on, and only the very last request of 10 s is answered: the last second counts.
+
+    Down until 8.9 s is a recovery after 6.9 s, the largest that a run of 10 s can show here.
+    """
+    schedule = np.arange(0, 10.01, 0.02)
+    latencies = np.where(schedule >= 2, np.inf, 0.01)
+    latencies[-1] = 0.01
+    assert faults.recovery(schedule, latencies, 2.0) is None
+    latencies[schedule > 8.91] = 0.01
+    assert faults.recovery(schedule, latencies, 2.0) == pytest.approx(6.9)
+
+
+def test_a_report_says_what_it_could_have_seen():
+    """8 s after the fault, the last of which must be clean: an outage above 7 s is not seen."""
+    report = faults.FaultReport("none", 10, {}, 0, None, 0, watched_s=8.0)
+    assert report.largest_recovery_s == 7.0
+
+
 def test_a_server_that_ends_is_started_again_up_to_a_limit():
     """A server that ends again and again has a fault which restarts only hide."""
     with faults.keep_running(sleeper, most=2, pause_s=0.01) as kept:
@@ -92,7 +111,7 @@ def test_a_torchserve_survives_its_worker_and_its_jvm(tiny_bundle, tmp_path):
     with faults.keep_running(start) as kept:
         token = kept.server.token
 
-        def load(name, fault):
+        def load(name, fault, seconds=1.5):
             return faults.load_through_fault(
                 kept.server.prediction_url("intents"),
                 lambda: kept.headers,
@@ -100,15 +119,16 @@ def test_a_torchserve_survives_its_worker_and_its_jvm(tiny_bundle, tmp_path):
                 fault,
                 name=name,
                 rate=50,
-                seconds=1.5,
+                seconds=seconds,
                 at_s=0.3,
                 restarts=lambda: kept.restarts,
             )
 
-        worker = load("worker", lambda: faults.kill_worker(kept.server, "intents"))
+        worker = load("worker", lambda: faults.kill_worker(kept.server, "intents"), 2.5)
         assert worker.wrong == 0
         assert worker.failed <= 0.5 * worker.requests, worker
         assert worker.recovered_s is not None, worker
+        assert 1.9 < worker.watched_s <= 2.2, worker
         jvm = load("JVM", lambda: faults.kill_server(kept.server))
         assert jvm.wrong == 0
         assert jvm.failed > 0

@@ -64,6 +64,8 @@ def test_a_long_queue_is_late_for_everybody_and_long_after():
     assert found.goodput < 15
     assert found.accepted_p99_ms > 3000
     assert found.recovery_s == inf
+    assert found.watched_s == pytest.approx(6, abs=0.2)
+    assert found.largest_recovery_s == pytest.approx(5, abs=0.2), "the window has to fit"
 
 
 def test_recovery_is_when_the_next_second_keeps_the_slo():
@@ -73,6 +75,14 @@ def test_recovery_is_when_the_next_second_keeps_the_slo():
     assert recovery_seconds(due, late, end=2.0, hold_s=1.0) == pytest.approx(0.8)
     assert recovery_seconds(due, due >= 1, end=2.0, hold_s=1.0) == inf
     assert recovery_seconds(due, due < 0, end=2.0, hold_s=1.0) == 0
+
+
+def test_the_largest_recovery_is_the_last_window_that_fits():
+    """Watched for 5 s with windows of 1 s: 3.9 s is seen, and what takes 4.1 s is inf."""
+    due = np.arange(0, 7.001, 0.005)
+    for recovered, seen in ((3.9, 3.9), (4.1, inf)):
+        late = (due >= 1) & (due < 2 + recovered - 0.05)
+        assert recovery_seconds(due, late, end=2.0, hold_s=1.0) == pytest.approx(seen)
 
 
 def test_one_late_request_in_a_hundred_is_no_relapse():

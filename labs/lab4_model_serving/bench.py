@@ -1,9 +1,12 @@
 """The same bundle behind five servers: one run, one machine, one load.
 
 ``make bench-lab4``. Each server gets the INT8 bundle, a token check, the same requests, and as many
-processes (our own: threads) that run the model. What is compared is the highest Poisson rate whose
-p99 stays below 50 ms, found by bisection and then measured anew with other arrivals, the latencies
-there, and the CPU time of all processes of the server for 1,000 requests at one common rate.
+processes (our own: threads) that run the model; all but "TorchServe as it comes" get the settings
+of ``make lab4``: batches of 16, a delay of 1 ms, a queue of 200. What is compared is the highest
+Poisson rate whose p99 stays below 50 ms with at most 1 % failed, found by bisection and then
+measured anew with other arrivals, the latencies there, and the CPU time of all processes of the
+server for 1,000 requests at one common rate. The search is precise to 10 %, so that only a rate
+1.1 times another is called higher.
 """
 
 from __future__ import annotations
@@ -32,35 +35,43 @@ if TYPE_CHECKING:
     from labs.lab4_model_serving.rate_search import FoundRate
 
 P99_LIMIT_MS = 50.0
+FAILED_SHARE = 0.01
+"""Of the requests that may fail or be refused at a rate that counts, as for the deliverable."""
+LEAST_LEAD = 1.1
+"""The search ends when its bounds are within 10 %: less than that is no lead."""
 
 CLAIMS = (
     Claim(
         "L4B.ahead_torchserve",
-        "highest rate with p99 < 50 ms: the lab's server over the tuned TorchServe",
+        "highest rate with p99 < 50 ms: the lab's server at least 1.1 times the tuned TorchServe "
+        "(rates are found to within 10 %)",
         metric="bench.ahead_of_torchserve_tuned",
-        op=">",
-        target=1,
+        op=">=",
+        target=LEAST_LEAD,
     ),
     Claim(
         "L4B.ahead_ray_serve",
-        "highest rate with p99 < 50 ms: the lab's server over Ray Serve",
+        "highest rate with p99 < 50 ms: the lab's server at least 1.1 times Ray Serve "
+        "(rates are found to within 10 %)",
         metric="bench.ahead_of_ray_serve",
-        op=">",
-        target=1,
+        op=">=",
+        target=LEAST_LEAD,
     ),
     Claim(
         "L4B.ahead_litserve",
-        "highest rate with p99 < 50 ms: the lab's server over LitServe",
+        "highest rate with p99 < 50 ms: the lab's server at least 1.1 times LitServe "
+        "(rates are found to within 10 %)",
         metric="bench.ahead_of_litserve",
-        op=">",
-        target=1,
+        op=">=",
+        target=LEAST_LEAD,
     ),
     Claim(
         "L4B.tuning",
-        "highest rate with p99 < 50 ms: TorchServe tuned over TorchServe as it comes",
+        "highest rate with p99 < 50 ms: TorchServe tuned at least 1.1 times TorchServe as it comes "
+        "(rates are found to within 10 %)",
         metric="bench.tuned_over_as_it_comes",
-        op=">",
-        target=1,
+        op=">=",
+        target=LEAST_LEAD,
     ),
 )
 
@@ -224,7 +235,7 @@ def search(
     return find_rate(
         contender.url,
         bodies,
-        Slo(P99_LIMIT_MS),
+        Slo(P99_LIMIT_MS, FAILED_SHARE),
         low=config.low,
         high=config.high,
         headers=contender.headers,
@@ -255,7 +266,9 @@ def report(run: Run, config: Bench, rows: list[Row]) -> None:
     for row in rows:
         at = slug(row.name)
         how = "server and generator share cores; " + (
-            "highest Poisson rate with p99 < 50 ms, confirmed" if config.high else "rate offered"
+            "highest Poisson rate with p99 < 50 ms and at most 1 % failed, confirmed"
+            if config.high
+            else "rate offered"
         )
         run.metric(f"{at}.qps", row.rate, unit="1/s", n=row.result.n, how=how)
         run.latency(at, row.result.summary)

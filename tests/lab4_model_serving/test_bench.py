@@ -1,6 +1,7 @@
 """The benchmark: its arithmetic on made-up rows, and one real server through all of it."""
 
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ import pytest
 from common.errors import InputError
 from common.process import supervised
 from labs.lab4_model_serving import bench, bench_servers
+from labs.lab4_model_serving.config import Config
+from labs.lab4_model_serving.early_stopping import Slo
 from labs.lab4_model_serving.figures_bench import draw_bench
 from labs.lab4_model_serving.load_generator import LoadResult
 
@@ -97,6 +100,77 @@ def test_the_cpu_time_of_all_processes_counts():
         before = bench.cpu_seconds(child)
         child.output.readline()
         assert bench.cpu_seconds(child) - before >= 0.25
+
+
+def test_every_server_is_set_as_the_deliverable_is(tmp_path, monkeypatch):
+    """Batches, delay, queue, workers of ``make lab4``; "as it comes" keeps what it comes with."""
+    config = Config()
+    told = {}
+
+    def noting(name):
+        @contextmanager
+        def serve(*arguments, **options):
+            told[name] = (arguments, options)
+            url = lambda *_: "http://none/"  # noqa: E731
+            yield SimpleNamespace(prediction_url=url, headers={}, child=None)
+
+        return serve
+
+    for module, name in (
+        ("server", "serve_bundle"),
+        ("torchserve", "torchserve"),
+        ("ray_serve", "ray_serve"),
+        ("lit_serve", "lit_serve"),
+    ):
+        monkeypatch.setattr(f"labs.lab4_model_serving.{module}.{name}", noting(name))
+    monkeypatch.setattr(
+        "labs.lab4_model_serving.archive.archive_bundle", lambda *_: tmp_path / "intents.mar"
+    )
+    bundle = SimpleNamespace(name="intents", version="1.0", folder=tmp_path)
+
+    def settings(server, name):
+        with bench_servers.SERVERS[server](bundle, tmp_path, 2):
+            return told[name]
+
+    batches = {"max_batch": config.batch_size, "max_batch_delay_ms": config.max_batch_delay_ms}
+    queue = {"max_queued": config.queue_size}
+    ours = settings(bench_servers.OURS, "serve_bundle")[1]["settings"]
+    assert (ours.max_batch, ours.max_queue, ours.runners) == (16, 200, 2)
+    assert ours.max_delay_s == config.max_batch_delay_ms / 1000
+    ray = settings(bench_servers.RAY, "ray_serve")[1]
+    assert ray.items() >= {"replicas": 2, **batches, **queue}.items()
+    lit = settings(bench_servers.LIT, "lit_serve")[1]
+    assert lit.items() >= {"workers": 2, **batches, **queue}.items()
+    (_, [spec]), options = settings(bench_servers.TUNED, "torchserve")
+    assert (spec.workers, spec.batch_size, spec.max_batch_delay_ms) == (2, 16, 1)
+    assert options["queue_size"] == config.queue_size
+    (_, [spec]), options = settings(bench_servers.AS_IT_COMES, "torchserve")
+    assert (spec.workers, spec.batch_size, spec.max_batch_delay_ms) == (2, 1, 100)
+    assert options["queue_size"] == 100
+
+
+def test_the_limit_is_the_deliverables(monkeypatch):
+    """Same p99, same share that may fail."""
+    given = []
+    monkeypatch.setattr(
+        "labs.lab4_model_serving.rate_search.find_rate",
+        lambda url, bodies, slo, **_: given.append(slo),
+    )
+    contender = bench_servers.Contender("http://none/", {}, None)
+    bench.search(Recorder(), bench.Bench(), "LitServe", contender, [b"{}"])
+    assert given == [Slo(Config().p99_limit_ms, Config().failed_share)]
+
+
+def test_the_own_server_comes_last():
+    """What runs first finds the machine coolest; that must not be ours."""
+    assert list(bench_servers.SERVERS)[-1] == bench_servers.OURS
+
+
+def test_a_lead_within_the_precision_of_the_search_is_none():
+    """The search ends within 10 %: only a ratio of 1.1 says that one is ahead."""
+    for claim in bench.CLAIMS:
+        assert (claim.op, claim.target) == (">=", 1 + bench.Bench().precision), claim.id
+        assert "1.1" in claim.claim
 
 
 def test_options_out_of_range_are_refused():

@@ -19,10 +19,14 @@ if WORKERS > 1:
     CORES = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
 
-# A shell starts what it puts into the background with SIGINT ignored, and whatever that starts
-# inherits it: a test of Ctrl-C would wait for a program that cannot hear it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP, and
+# whatever that starts inherits it: a test of either would wait for a program that cannot hear it.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

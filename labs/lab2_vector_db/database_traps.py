@@ -5,6 +5,9 @@ Shown by ``python -m labs.lab2_vector_db.traps``.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -77,17 +80,23 @@ def a_closed_loop_hides_the_stall() -> Trap:
 
 def one_thread_is_for_one_thread() -> Trap:
     """omp_set_num_threads belongs to the thread that calls it."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    seen: list[int] = []
-    thread = threading.Thread(target=lambda: seen.append(faiss.omp_get_max_threads()))
-    thread.start()
-    thread.join()
-    here = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(before)
+    # In a Python of its own, where OpenMP's default is two threads whatever this one was given.
+    program = """
+import threading, faiss
+faiss.omp_set_num_threads(1)
+seen = []
+thread = threading.Thread(target=lambda: seen.append(faiss.omp_get_max_threads()))
+thread.start(); thread.join()
+print(seen[0], faiss.omp_get_max_threads())
+"""
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+    elsewhere, here = map(int, done.stdout.split())
     return Trap(
         "faiss.omp_set_num_threads(1) once, at the start of a server",
-        wrong=("threads that a query uses in a new client thread", seen[0]),
+        wrong=("threads that a query uses in a new client thread", elsewhere),
         right=("threads where it was set", here),
         why="The number of threads is OpenMP's, and each thread has its own: N client threads with "
         "all cores each get in each other's way, and 'one thread' was measured on many. Set it in "

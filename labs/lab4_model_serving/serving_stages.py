@@ -182,7 +182,9 @@ def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRat
     from labs.lab4_model_serving.versions import BatchSettings
 
     served = plan_for(run, config)
-    settings = BatchSettings(max_batch=config.batch_size, runners=served.workers)
+    settings = BatchSettings(
+        max_batch=config.batch_size, max_queue=config.queue_size, runners=served.workers
+    )
     after_s = min(10.0, 5 * config.overload_s)
     with serve_bundle(
         bundle.folder,

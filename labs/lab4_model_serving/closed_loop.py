@@ -122,3 +122,23 @@ def correct_coordinated_omission(latencies: ArrayLike, interval: float) -> NDArr
     first = np.repeat(np.cumsum(counts) - counts, counts)
     k = np.arange(len(added)) - first + 1
     return np.concatenate([measured, added - k * interval])
+
+
+def one_stall(*, seed: int = 0) -> tuple[LoadResult, NDArray[np.float64], LoadResult]:
+    """A real server stalls once for half a second: what each kind of load test sees of it.
+
+    Returns
+    -------
+    closed, corrected, opened
+        Two clients in a closed loop; their latencies (s) after
+        :func:`correct_coordinated_omission`; Poisson arrivals at 350/s in an open loop.
+    """
+    from labs.lab4_model_serving.load_generator import load_http, poisson_schedule
+    from labs.lab4_model_serving.reference_server import reference_server
+
+    with reference_server(service_ms=2, stall=(0.5, 0.5)) as url:
+        closed = load_http_closed(url, [b"{}"], 500, clients=2)
+    with reference_server(service_ms=2, stall=(0.5, 0.5)) as url:
+        opened = load_http(url, [b"{}"], poisson_schedule(350, 2.0, seed))
+    typical = float(np.median(closed.latencies))
+    return closed, correct_coordinated_omission(closed.latencies, typical), opened

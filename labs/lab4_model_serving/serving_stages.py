@@ -245,7 +245,7 @@ def report_overload(run: Run, config: Config, shed: Overload, after_s: float) ->
     seen = isfinite(shed.recovery_s)
     run.metric(
         "overload.recovery_s",
-        shed.recovery_s if seen else after_s,
+        shed.recovery_s if seen else shed.watched_s,
         unit="s",
         how="until the p99 was within the limit again" if seen else "at least: not seen recovering",
     )
@@ -263,8 +263,8 @@ def report_overload(run: Run, config: Config, shed: Overload, after_s: float) ->
     run.figure(
         "overload",
         draw_overload(shed),
-        caption=f"The lab's server at {config.overload:g} times its rate: what is accepted stays "
-        "fast, the rest is told at once when to come back.",
+        caption=f"The lab's server at {config.overload:g} times its rate: what was offered, "
+        "answered and refused, and the p99 of what was accepted, beside the limit.",
     )
 
 

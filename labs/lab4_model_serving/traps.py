@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.traps import Trap, show
 from labs.lab4_model_serving.torchserve_traps import (
@@ -13,24 +12,13 @@ from labs.lab4_model_serving.torchserve_traps import (
     the_launcher_orphans_the_jvm,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 def coordinated_omission() -> Trap:
     """A real server stalls once for half a second; two load tests look at it."""
-    import numpy as np
-
-    from labs.lab4_model_serving.closed_loop import correct_coordinated_omission, load_http_closed
-    from labs.lab4_model_serving.load_generator import load_http, poisson_schedule
+    from labs.lab4_model_serving.closed_loop import one_stall
     from labs.lab4_model_serving.percentiles import quantile
-    from labs.lab4_model_serving.reference_server import reference_server
 
-    with reference_server(service_ms=2, stall=(0.5, 0.5)) as url:
-        closed = load_http_closed(url, [b"{}"], 500, clients=2)
-    with reference_server(service_ms=2, stall=(0.5, 0.5)) as url:
-        opened = load_http(url, [b"{}"], poisson_schedule(350, 2.0, seed=0))
-    corrected = correct_coordinated_omission(closed.latencies, float(np.median(closed.latencies)))
+    closed, corrected, opened = one_stall()
     slow = [int((result.latencies > 0.1).sum()) for result in (closed, opened)]
     return Trap(
         "A closed loop stops asking while the server stalls",

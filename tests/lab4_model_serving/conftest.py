@@ -12,6 +12,16 @@ from labs.lab4_model_serving.bundle import Bundle, write_bundle
 
 LABELS = ("alarm", "balance", "calendar", "definition", "exchange_rate")
 VOCABULARY = 30522
+BAD_REQUESTS = [
+    (b"", {}, "", 400),
+    (b"\xff", {}, "", 400),
+    (b'{"text": 3}', {}, "", 400),
+    (b'{"text": "' + b"x" * 20_000 + b'"}', {}, "", 413),
+    (b'{"text": "pay"}', {"content-type": "text/csv"}, "", 415),
+    (b'{"text": "pay"}', {}, "9.9", 404),
+    (b'{"text": "pay"}', {"Authorization": "Bearer no"}, "", 401),
+]
+"""Body, headers, version, and the status that every server answers."""
 
 
 def bag_of_words(path: Path, *, classes: int = len(LABELS), seed: int = 0) -> Path:

@@ -11,6 +11,7 @@ from common.errors import InputError
 from labs.lab4_model_serving.lit_serve import lit_serve
 from labs.lab4_model_serving.load_generator import load_http
 from labs.lab4_model_serving.predictor import Predictor
+from tests.lab4_model_serving.conftest import BAD_REQUESTS
 
 pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
@@ -43,18 +44,7 @@ def test_it_answers_as_the_predictor_does(server, tiny_bundle):
     assert (answer.headers["X-Model-Version"], answer.headers["X-Request-Id"]) == ("1.0", "mine")
 
 
-@pytest.mark.parametrize(
-    ("content", "headers", "version", "status"),
-    [
-        (b"", {}, "", 400),
-        (b"\xff", {}, "", 400),
-        (b'{"text": 3}', {}, "", 400),
-        (b'{"text": "' + b"x" * 20_000 + b'"}', {}, "", 413),
-        (b'{"text": "pay"}', {"content-type": "text/csv"}, "", 415),
-        (b'{"text": "pay"}', {}, "9.9", 404),
-        (b'{"text": "pay"}', {"Authorization": "Bearer no"}, "", 401),
-    ],
-)
+@pytest.mark.parametrize(("content", "headers", "version", "status"), BAD_REQUESTS)
 def test_bad_requests_are_refused_in_one_format(server, content, headers, version, status):
     answer = post(server, content, version, **headers)
     assert answer.status_code == status

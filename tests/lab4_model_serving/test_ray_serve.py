@@ -15,6 +15,7 @@ from common.errors import InputError
 from labs.lab4_model_serving.load_generator import load_http
 from labs.lab4_model_serving.predictor import Predictor
 from labs.lab4_model_serving.ray_serve import ray_serve
+from tests.lab4_model_serving.conftest import BAD_REQUESTS
 
 pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
@@ -62,20 +63,9 @@ def test_it_answers_as_the_predictor_does(owner, tiny_bundle):
     assert (answer.headers["X-Model-Version"], answer.headers["X-Request-Id"]) == ("1.0", "mine")
 
 
-@pytest.mark.parametrize(
-    ("content", "headers", "path", "status"),
-    [
-        (b"", {}, "", 400),
-        (b"\xff", {}, "", 400),
-        (b'{"text": 3}', {}, "", 400),
-        (b'{"text": "' + b"x" * 20_000 + b'"}', {}, "", 413),
-        (b'{"text": "pay"}', {"content-type": "text/csv"}, "", 415),
-        (b'{"text": "pay"}', {}, "/9.9", 404),
-        (b'{"text": "pay"}', {"Authorization": "Bearer no"}, "", 401),
-    ],
-)
-def test_bad_requests_are_refused_in_one_format(owner, content, headers, path, status):
-    answer = post(owner, content, path, **headers)
+@pytest.mark.parametrize(("content", "headers", "version", "status"), BAD_REQUESTS)
+def test_bad_requests_are_refused_in_one_format(owner, content, headers, version, status):
+    answer = post(owner, content, version and f"/{version}", **headers)
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == status
     assert answer.json()["error"]["request_id"] == answer.headers["X-Request-Id"]
@@ -85,7 +75,7 @@ def test_bad_requests_are_refused_in_one_format(owner, content, headers, path, s
 def test_overload_is_answered_503_and_the_service_goes_on(owner):
     """Four in the replica, two in the proxy; the proxy refuses the rest, and says when to ask.
 
-    How many get in depends on how fast the proxy hands them on: at least the first, and not all.
+    How many of the four get in depends on how fast the proxy hands them on; its two always do.
     """
     _, url, token = owner
     refused = []
@@ -104,7 +94,7 @@ def test_overload_is_answered_503_and_the_service_goes_on(owner):
     )
     assert result.errors.keys() == {"HTTP 503"}, result.errors
     assert set(refused) == {"1"}
-    assert 1 <= result.n - result.failed < result.n
+    assert 2 <= result.n - result.failed < result.n
     assert post(owner).status_code == 200
 
 

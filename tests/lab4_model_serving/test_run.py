@@ -14,7 +14,7 @@ TRAPS = {  # what must hold of the first number that is wrong and the first that
     "p99_of_fifty_requests": lambda wrong, right: right < 5 < 30 < wrong,
     "a_session_for_every_request": lambda wrong, right: wrong > 3 * right,
     "a_trace_that_froze_a_length": lambda wrong, right: wrong < 0.9 < right == 1,
-    "int4_without_accuracy_level": lambda wrong, right: wrong > 0 and right > 0,
+    "int4_without_accuracy_level": lambda wrong, right: wrong > right > 0,
     "delay_counted_from_dequeue": lambda wrong, right: wrong > 1.4 * right,
     "unbounded_queue_under_overload": lambda wrong, right: abs(wrong / right - 1) < 0.1,
     "ping_needs_a_token": lambda wrong, right: wrong == 400,
@@ -22,6 +22,10 @@ TRAPS = {  # what must hold of the first number that is wrong and the first that
     "canary_judged_on_too_few_requests": lambda wrong, right: wrong > 20 > 5 >= right,
     "autoscaling_on_a_rate_that_the_bottleneck_caps": lambda wrong, right: wrong < right,
     "mean_of_p99s": lambda wrong, right: wrong < 50 < right,
+}
+SAYS = {  # words that carry the rest of what a trap shows
+    "ping_needs_a_token": ("400, so", "alive True, ready True"),
+    "the_launcher_orphans_the_jvm": ("0 launchers, 1 JVM serving", "0 processes"),
 }
 REAL = ("ping_needs_a_token", "the_launcher_orphans_the_jvm")
 
@@ -43,6 +47,8 @@ def test_every_trap_shows_the_wrong_number_and_the_right_one(trap):
     shown = trap()
     wrong, right = (first_number(value) for _, value in (shown.wrong, shown.right))
     assert TRAPS[trap.__name__](wrong, right), (shown.wrong, shown.right)
+    for (_, value), words in zip((shown.wrong, shown.right), SAYS.get(trap.__name__, ())):
+        assert words in value
 
 
 def test_an_unbounded_queue_answers_in_time_for_nobody():

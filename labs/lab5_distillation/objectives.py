@@ -1,0 +1,131 @@
+"""What is minimised: a module that holds the student and all else that learns with it.
+
+``objective(batch)`` is the loss. Its parameters are all that may change: the student, and whatever
+a method adds (projections, heads). An optimizer and a clipping over ``objective.parameters()``
+therefore miss nothing. A teacher is no part of it: it is a function from a batch to logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import InputError
+from labs.lab5_distillation.distillation_loss import distillation_loss
+
+Forward = Callable[[nn.Module, Any], Tensor]
+"""``forward(model, batch)`` -> logits [B, C]."""
+Labels = Callable[[Any], Tensor]
+"""``labels(batch)`` -> int [B]."""
+Teacher = Callable[[Any], Tensor]
+"""``teacher(batch)`` -> logits [B, C], without a graph: `FrozenTeacher` or `CachedTeacher`."""
+
+
+def first_forward(model: nn.Module, batch: Any) -> Tensor:
+    """Logits for batches that are ``(inputs, labels)``."""
+    logits: Tensor = model(batch[0])
+    return logits
+
+
+def second_labels(batch: Any) -> Tensor:
+    """Labels of batches that are ``(inputs, labels)``."""
+    classes: Tensor = batch[1]
+    return classes
+
+
+class FrozenTeacher:
+    """A model that answers as when served: evaluation mode, no gradients.
+
+    It is no ``nn.Module``, so that no ``train()``, optimizer or checkpoint of the student's
+    reaches it.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward = first_forward) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.forward = forward
+
+    def __call__(self, batch: Any) -> Tensor:
+        self.model.eval()
+        with torch.no_grad():
+            return self.forward(self.model, batch)
+
+
+class CachedTeacher:
+    """Logits that a teacher gave once, [N, C], found by ``batch.rows``.
+
+    Right only for batches that are the same in every epoch; where texts are augmented, ask the
+    teacher itself.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        if logits.ndim != 2:
+            raise InputError(f"cached logits must be [N, C], not {tuple(logits.shape)}")
+        self.logits = logits
+
+    def __call__(self, batch: Any) -> Tensor:
+        return self.logits[batch.rows]
+
+
+class Objective(nn.Module):
+    """Base: ``student`` is the model that stays when training is over."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Any) -> Tensor:
+        """The loss of a batch: a scalar, the mean over its examples."""
+        raise NotImplementedError
+
+
+class Supervised(Objective):
+    """Cross-entropy with the labels: how a teacher learns, and every student's baseline."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        label_smoothing: float = 0.0,
+        forward: Forward = first_forward,
+        labels: Labels = second_labels,
+    ) -> None:
+        super().__init__(student)
+        self.label_smoothing = label_smoothing
+        self.read, self.labels = forward, labels
+
+    def forward(self, batch: Any) -> Tensor:
+        return F.cross_entropy(
+            self.read(self.student, batch), self.labels(batch), label_smoothing=self.label_smoothing
+        )
+
+
+class Distillation(Objective):
+    """The teacher's softened answers and the labels (`distillation_loss`)."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        *,
+        temperature: float,
+        alpha: float,
+        forward: Forward = first_forward,
+        labels: Labels = second_labels,
+    ) -> None:
+        super().__init__(student)
+        self.teacher = teacher
+        self.temperature, self.alpha = temperature, alpha
+        self.read, self.labels = forward, labels
+
+    def forward(self, batch: Any) -> Tensor:
+        return distillation_loss(
+            self.read(self.student, batch),
+            self.teacher(batch),
+            self.labels(batch),
+            temperature=self.temperature,
+            alpha=self.alpha,
+        )

@@ -1,4 +1,4 @@
-"""Encoders with a label: any BERT-like model of transformers, the mean of its tokens, one linear map."""
+"""Any BERT-like encoder of transformers, the mean of its tokens, and one linear map."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def layers_of(model: TextClassifier) -> nn.ModuleList:
 
 
 def freeze_embeddings(model: TextClassifier) -> None:
-    """Leave word and position vectors as they are: half of the parameters, and few texts move them."""
+    """Leave word and position vectors as they are: half the parameters, and few texts move them."""
     model.encoder.embeddings.requires_grad_(False)
 
 

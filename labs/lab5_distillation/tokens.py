@@ -87,8 +87,8 @@ def require_same_tokens(teacher: Tokens, student: Tokens) -> None:
         word = min(differ)
         raise InputError(
             f"the tokenizers of {teacher.name} and {student.name} differ in {len(differ)} of "
-            f"{len(theirs)} tokens ({word!r} is {theirs.get(word)} and {ours.get(word)}); choose "
-            "a student with the teacher's vocabulary, or distil from cached logits of the same texts"
+            f"{len(theirs)} tokens ({word!r} is {theirs.get(word)} and {ours.get(word)}); "
+            "choose a student with the teacher's vocabulary"
         )
     if teacher.max_tokens != student.max_tokens:
         raise InputError(

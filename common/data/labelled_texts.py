@@ -1,8 +1,9 @@
 """Texts with one label each, in parts for training, choosing and judging.
 
-What users ask (CLINC150), docstrings, or files of the caller's. CLINC150 has to come from its address or from ``LABS_DATA_DIR``. Where neither is in reach a lab
-goes on with docstrings of the installed packages, labelled by the library they come from: longer
-texts and fewer classes, so accuracies of the two are not comparable.
+What users ask (CLINC150), docstrings, or files of the caller's. CLINC150 has to come from its
+address or from ``LABS_DATA_DIR``. Where neither is in reach a lab goes on with docstrings of the
+installed packages, labelled by the library they come from: longer texts and fewer classes, so
+accuracies of the two are not comparable.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def read_split(
 
 
 def read_files(train: Path, test: Path, *, seed: int = 0) -> Split:
-    """A caller's own texts: CSV, JSON (a list of objects) or JSON lines with ``text`` and ``label``.
+    """Texts of a caller's: CSV, JSON (a list) or JSON lines with ``text`` and ``label``.
 
     A part of the training texts (15 %) becomes the validation part, in proportion to the labels.
 

@@ -161,10 +161,10 @@ def slug(name: str) -> str:
 
 def make_bundle(run: Run, config: Bench) -> tuple[Bundle, list[str]]:
     """The INT8 bundle, and the test texts that are sent to it."""
+    from common.data.labelled_texts import read_split
     from labs.lab4_model_serving import classifier
     from labs.lab4_model_serving.bundle import write_bundle
     from labs.lab4_model_serving.quantization import quantize_int8
-    from labs.lab4_model_serving.texts import read_split
 
     split = read_split("auto", seed=run.seed)
     run.data(split.dataset)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from common.data import load
 from common.data.fetch import cache_folder, locked
+from common.data.labelled_texts import Part, Split
 from common.errors import require
 from labs.lab4_model_serving.encoder import TextClassifier, from_minilm
 from labs.lab4_model_serving.export import export_onnx
-from labs.lab4_model_serving.texts import Part, Split
 from labs.lab4_model_serving.tokens import Tokens, pad
 
 if TYPE_CHECKING:

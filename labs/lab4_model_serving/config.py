@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common.data.labelled_texts import Source
 from common.errors import require
-from labs.lab4_model_serving.texts import Source
 
 Story = Literal["good", "slow", "wrong"]
 

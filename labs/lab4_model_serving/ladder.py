@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.labelled_texts import Part
 from common.errors import require
 from common.latency import LatencySummary
 from labs.lab4_model_serving.batcher import Batcher, QueueFull
@@ -28,7 +29,6 @@ from labs.lab4_model_serving.load_generator import (
     poisson_schedule,
     run_open_loop,
 )
-from labs.lab4_model_serving.texts import Part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

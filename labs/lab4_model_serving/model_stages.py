@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from common.data.labelled_texts import Part, Split
     from common.runner import Run
     from labs.lab4_model_serving.bundle import Bundle
     from labs.lab4_model_serving.config import Config
     from labs.lab4_model_serving.encoder import TextClassifier
     from labs.lab4_model_serving.ladder import Rung
     from labs.lab4_model_serving.parity_report import Artefact
-    from labs.lab4_model_serving.texts import Part, Split
     from labs.lab4_model_serving.tokens import Tokens
 
 NAME = "intents"
@@ -39,8 +39,8 @@ class Trained:
 
 def train(run: Run, config: Config) -> Trained:
     """Fine-tune MiniLM's first layers on the texts, or take the cached weights."""
+    from common.data.labelled_texts import read_split
     from labs.lab4_model_serving import classifier
-    from labs.lab4_model_serving.texts import read_split
     from labs.lab4_model_serving.tokens import Tokens
 
     split = read_split(config.source, limit=config.texts, seed=run.seed)

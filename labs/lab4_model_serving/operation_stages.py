@@ -10,13 +10,13 @@ from common.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from common.data.labelled_texts import Part
     from common.runner import Run
     from labs.lab4_model_serving.autoscaler import Policy
     from labs.lab4_model_serving.autoscaling_simulation import SignalName, Simulated
     from labs.lab4_model_serving.bundle import Bundle
     from labs.lab4_model_serving.config import Config
     from labs.lab4_model_serving.rate_search import FoundRate
-    from labs.lab4_model_serving.texts import Part
 
 FAULT_AT_S = 2.0
 OUTAGE_CLAIMS = ("L4.kill", "L4.drain")

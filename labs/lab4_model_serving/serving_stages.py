@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from common.data.labelled_texts import Part
     from common.runner import Run
     from labs.lab4_model_serving.bundle import Bundle
     from labs.lab4_model_serving.config import Config
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from labs.lab4_model_serving.load_result import LoadResult
     from labs.lab4_model_serving.overload import Overload
     from labs.lab4_model_serving.rate_search import FoundRate
-    from labs.lab4_model_serving.texts import Part
     from labs.lab4_model_serving.torchserve import TorchServe
 
 

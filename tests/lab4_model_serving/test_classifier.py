@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.data.labelled_texts import Part, Split
 from common.errors import InputError
 from labs.lab4_model_serving import classifier
 from labs.lab4_model_serving.encoder import TextClassifier
 from labs.lab4_model_serving.export import session
 from labs.lab4_model_serving.parity import parity, require_parity
-from labs.lab4_model_serving.texts import Part, Split
 from labs.lab4_model_serving.tokens import Tokens
 
 SAID = {"alarm": ("wake me at", "set an alarm for"), "balance": ("how much is on", "money in")}

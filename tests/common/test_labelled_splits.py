@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
+from common.data import labelled_texts as texts
 from common.data.fetch import DataError
+from common.data.labelled_texts import LIBRARIES, read_split
 from common.errors import InputError
-from labs.lab4_model_serving import texts
-from labs.lab4_model_serving.texts import LIBRARIES, read_split
 
 
 @pytest.fixture(scope="module")

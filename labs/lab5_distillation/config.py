@@ -3,90 +3,125 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
-from common.errors import require
+from common.data.labelled_texts import LIBRARIES, Source
+from common.errors import InputError, require
+
+Student = Literal["two_layers", "one_layer", "narrow"]
+"""The teacher's first and last layer; its first alone; that one with a third of its heads and
+neurons."""
+Method = Literal[
+    "features", "attention", "relations", "born_again", "deeper_head", "assistant", "replacement",
+    "augmented", "two_stage", "few_labels",
+]  # fmt: skip
+STUDENTS: tuple[Student, ...] = get_args(Student)
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A teacher that tells libraries apart by their docstrings, and students of several sizes."""
+    """A fine-tuned encoder, and students of three sizes with and without it."""
 
-    texts: int = 20_000
-    """Docstrings at most, a fifth of them held out for testing."""
-    classes: int = 12
-    """Libraries to tell apart, the most frequent ones."""
-    features: int = 8192
-    """Hashed words that the models see."""
-    teacher_width: int = 256
-    """Width of the teacher."""
+    source: Source = "auto"
+    """Texts: CLINC150 where it can be had, docstrings elsewhere (auto); or one of the two."""
+    train: Path | None = None
+    """Your own training texts instead: CSV, JSON or JSON lines with ``text`` and ``label``."""
+    test: Path | None = None
+    """The texts to judge on, with ``--train``."""
+    texts: int = 0
+    """Training texts at most; 0 takes all."""
+    test_texts: int = 0
+    """Test texts at most; 0 takes all."""
+    libraries: int = LIBRARIES
+    """Classes of the docstrings."""
+    max_tokens: int = 32
+    """Tokens that the models read; longer texts are cut."""
+    teacher: str = "minilm"
+    """Encoder to fine-tune: minilm, a name on the Hugging Face Hub, or a folder."""
+    student: str = ""
+    """Also distil into this pretrained encoder, such as google/bert_uncased_L-4_H-512_A-8."""
+    students: tuple[Student, ...] = STUDENTS
+    """Students made from the teacher; the first is the one that is quantized and reported."""
+    methods: tuple[Method, ...] = ()
+    """More ways to teach the reported student, beside its logits."""
     teacher_epochs: int = 4
     """Passes over the training texts for the teacher."""
-    student_width: int = 24
-    """Width of the student that is reported."""
-    student_widths: tuple[int, ...] = (8, 24, 64)
-    """Widths of the students in the figure."""
-    student_epochs: int = 8
-    """Passes for each student: a distilled one gains from training longer than its teacher."""
+    teacher_rate: float = 1e-4
+    """Peak learning rate of the teacher's layers."""
+    student_epochs: int = 6
+    """Passes for each student, with and without its teacher."""
+    student_rate: float = 5e-4
+    """Peak learning rate of the students' layers."""
+    head_rate: float = 3e-3
+    """Peak learning rate of heads and projections, which start from nothing."""
+    batch_size: int = 64
+    """Texts a step."""
     temperature: float = 4.0
     """Softmax temperature T (> 0) of the soft targets."""
-    alpha: float = 0.9
+    alpha: float = 1.0
     """Weight of the teacher's soft targets against the labels (0 to 1)."""
-    teacher_rate: float = 5e-3
-    """Peak learning rate of the teacher."""
-    student_rate: float = 1e-2
-    """Peak learning rate of the students."""
-    dropout: float = 0.5
-    """Dropout of the teacher; students are too narrow to overfit and have none."""
-    batch_size: int = 128
-    """Texts a step."""
-    seeds: int = 3
-    """Students trained for each width, with and without the teacher."""
+    aware_epochs: int = 2
+    """Passes with simulated INT8 before the export; 0 leaves the quantization-aware student out."""
+    aware_rate: float = 1e-4
+    """Peak learning rate of these passes."""
+    seeds: int = 1
+    """Students trained for each size, with and without the teacher."""
+    small_seeds: int = 3
+    """The same for the last of ``students``, where the teacher should help most."""
+    bf16: bool = True
+    """Matrix products of the forward pass in bfloat16 while training."""
+    speed_texts: int = 512
+    """Test texts that speed is measured on."""
+    speed_repeats: int = 7
+    """Rounds of it, each over every model."""
 
     def __post_init__(self) -> None:
-        require(self.texts >= 500, "texts", self.texts, "must be at least 500")
-        require(2 <= self.classes <= 40, "classes", self.classes, "must be 2 to 40")
         for name in (
-            "features", "teacher_width", "teacher_epochs", "student_width", "student_epochs",
-            "batch_size", "seeds",
+            "teacher_epochs", "student_epochs", "batch_size", "seeds", "small_seeds",
+            "speed_texts", "speed_repeats",
         ):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("temperature", "teacher_rate", "student_rate"):
+        for name in ("temperature", "teacher_rate", "student_rate", "head_rate", "aware_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")
-        require(0 <= self.alpha <= 1, "alpha", self.alpha, "must be from 0 to 1", "try 0.9")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "must be from 0 to below 1")
-        require(
-            all(width >= 1 for width in self.student_widths),
-            "student_widths",
-            self.student_widths,
-            "must be at least 1 each",
-        )
+        require(0 <= self.alpha <= 1, "alpha", self.alpha, "must be from 0 to 1", "try 1.0")
+        require(self.aware_epochs >= 0, "aware_epochs", self.aware_epochs, "must be 0 or more")
+        require(2 <= self.libraries <= 40, "libraries", self.libraries, "must be 2 to 40")
+        for name in ("texts", "test_texts"):
+            value = getattr(self, name)
+            require(value == 0 or value >= 100, name, value, "must be 0 (all) or >= 100")
+        require(len(self.students) >= 1, "students", self.students, "must name at least one")
+        for name in ("students", "methods"):
+            given = getattr(self, name)
+            require(len(set(given)) == len(given), name, given, "must name each once")
+        if (self.train is None) != (self.test is None):
+            raise InputError("--train and --test belong together: give both files, or neither")
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths to train, the reported one among them, in ascending order."""
-        return tuple(sorted({*self.student_widths, self.student_width}))
+    def seeds_of(self, student: Student) -> int:
+        """How many of a student are trained; the smallest gets more, since it costs least."""
+        last = student == self.students[-1] and len(self.students) > 1
+        return max(self.seeds, self.small_seeds) if last else self.seeds
 
 
 SCALES = {
     "smoke": Config(
-        texts=6000,
-        classes=6,
-        features=4096,
-        teacher_width=128,
-        teacher_epochs=5,
-        student_width=12,
-        student_widths=(4, 12),
-        seeds=1,
+        source="docstrings",
+        texts=600,
+        test_texts=500,
+        libraries=5,
+        teacher_epochs=2,
+        teacher_rate=3e-4,
+        student_epochs=2,
+        students=("two_layers", "narrow"),
+        aware_epochs=1,
+        small_seeds=1,
+        batch_size=32,
+        speed_texts=64,
+        speed_repeats=3,
     ),
     "standard": Config(),
     "full": Config(
-        texts=60_000,
-        features=32_768,
-        teacher_width=1024,
-        teacher_epochs=6,
-        student_width=96,
-        student_widths=(16, 32, 64, 96, 192),
-        student_epochs=12,
-        seeds=5,
+        methods=METHODS, student_epochs=12, aware_epochs=3, seeds=3, small_seeds=3, speed_repeats=15
     ),
 }

@@ -27,12 +27,22 @@ def check(student_logits: Tensor, teacher_logits: Tensor, temperature: float, al
     require(0 <= alpha <= 1, "alpha", alpha, "must be from 0 to 1", "try 0.5")
 
 
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: a divergence is a small difference of large logarithms.
+
+    bfloat16 has 8 bits: near a logarithm of -10 its values are 0.06 apart. Autocast on a GPU takes
+    log_softmax in float32 by itself; autocast on a CPU leaves bfloat16 logits as they are.
+    """
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 @exercise(
     "5.1",
     points=10,
     title="Distillation loss",
     hint="F.kl_div takes log-probabilities of the student first. Look up what its reductions "
-    "divide by, and how the gradient of a softened softmax shrinks as the temperature grows.",
+    "divide by, and how the gradient of a softened softmax shrinks as the temperature grows. "
+    "`precise` is there for logits that come in half precision.",
 )
 def distillation_loss(
     student_logits: Tensor,
@@ -50,9 +60,10 @@ def distillation_loss(
     Parameters
     ----------
     student_logits, teacher_logits
-        Float tensors [B, C], classes in the same order.
+        Float tensors [B, C], classes in the same order; half precision is computed in float32.
+        A class may be ruled out by a large negative logit, not by -inf, whose KL is not defined.
     labels
-        Integer tensor [B].
+        Integer tensor [B]. Not read when ``alpha`` is 1: texts without labels have -1 there.
     temperature
         T > 0. A higher one shows more of how the teacher ranks the wrong classes. The factor T**2
         keeps the soft gradient's size, which falls as 1/T**2.
@@ -62,25 +73,29 @@ def distillation_loss(
     Returns
     -------
     Tensor
-        Scalar.
+        Scalar, float32 or float64.
 
     Notes
     -----
-    Hinton, Vinyals, Dean (2015), arXiv 1503.02531, section 2.
+    Hinton, Vinyals, Dean (2015), arXiv 1503.02531, section 2. The gradient of the soft part for
+    one logit is ``alpha * T / B * (q - p)``; for a large T that is ``alpha / (B C)`` times the
+    difference of the centred logits.
 
     Examples
     --------
     >>> distillation_loss(student(x), teacher(x), y, temperature=2.0, alpha=0.5).backward()
     """
     check(student_logits, teacher_logits, temperature, alpha)
-    soft = F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=-1),
-        F.log_softmax(teacher_logits / temperature, dim=-1),
+    student, teacher = precise(student_logits), precise(teacher_logits)
+    soft = temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, dim=-1),
+        F.log_softmax(teacher / temperature, dim=-1),
         reduction="batchmean",
         log_target=True,
     )
-    hard = F.cross_entropy(student_logits, labels)
-    return alpha * temperature**2 * soft + (1 - alpha) * hard
+    if alpha == 1:
+        return soft
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
 
 
 def binary_distillation_loss(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from common.data.fetch import DataError
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
     from labs.lab5_distillation.tokens import Batch
@@ -25,10 +28,17 @@ os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
 PACKAGED = "minilm"
 LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # where encoders keep their layers
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+WORDS = ("vocab.txt", "tokenizer_config.json")  # a WordPiece tokenizer before tokenizer.json
+CONVERTER = "SFconvertbot"  # whose pull requests on the Hub hold a model's weights as safetensors
+# Positions of these begin behind the one of padding, so they have fewer than the table has rows.
+SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 def folder_of(name: str) -> Path:
     """The folder with an encoder's ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+
+    A ``vocab.txt`` may stand for ``tokenizer.json``. Weights that the Hub has only as a pickle are
+    taken from its own conversion to safetensors, where that exists; a pickle is never read.
 
     Parameters
     ----------
@@ -38,30 +48,90 @@ def folder_of(name: str) -> Path:
     Raises
     ------
     InputError
-        A folder that lacks one of the files.
+        A folder that lacks one of the files, or no possible name.
     DataError
-        The Hub cannot be reached, or has no such model.
+        The Hub cannot be reached, has no such model, or not as safetensors.
     """
     if name == PACKAGED:
         return load("minilm").path("config.json").parent
     if Path(name).is_dir():
-        if missing := [file for file in FILES if not (Path(name) / file).is_file()]:
-            raise InputError(f"{name} holds no {missing[0]}; an encoder is {', '.join(FILES)}")
+        if missing := _missing(Path(name)):
+            raise InputError(f"{name} holds no {missing}; an encoder is {', '.join(FILES)}")
         return Path(name)
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, allow_patterns=list(FILES))
+        found = _from_hub(name)
     except HFValidationError as error:
         raise InputError(f"{name!r} is neither a folder nor a name on the Hub: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(
-            f"encoder {name!r} is neither in the cache of the Hugging Face Hub nor to be had from "
-            f"it ({type(error).__name__}); give a folder that holds {', '.join(FILES)}, or "
-            f"{PACKAGED!r}, which a package carries"
+            f"encoder {name!r} is no folder, and is neither in the cache of the Hugging Face Hub "
+            f"nor to be had from it ({type(error).__name__}); give a folder that holds "
+            f"{', '.join(FILES)}, or {PACKAGED!r}, which a package carries"
         ) from error
-    return Path(found)
+    if missing := _missing(found):
+        raise DataError(
+            f"encoder {name!r} is on the Hub without {missing}; convert it where it is trusted "
+            f"(save_pretrained of its model and its tokenizer) and give that folder"
+        )
+    return found
+
+
+def _missing(folder: Path) -> str | None:
+    """The first file that an encoder's folder lacks."""
+    lacks = [file for file in FILES if not (folder / file).is_file()]
+    if lacks == ["tokenizer.json"] and (folder / "vocab.txt").is_file():
+        return None
+    return lacks[0] if lacks else None
+
+
+def _from_hub(name: str) -> Path:
+    """A folder of the Hub's cache: the model's own files, or those of its conversion."""
+    from huggingface_hub import get_repo_discussions, snapshot_download
+
+    wanted = [*FILES, *WORDS]
+    found = Path(snapshot_download(name, allow_patterns=wanted))
+    if (found / "model.safetensors").is_file():
+        return found
+    for request in get_repo_discussions(
+        name, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
+    ):
+        found = Path(snapshot_download(name, allow_patterns=wanted, revision=request.git_reference))
+        if (found / "model.safetensors").is_file():
+            break
+    return found
+
+
+def tokenizer_of(name: str) -> Tokenizer:
+    """The encoder's tokenizer, from its ``tokenizer.json`` or its ``vocab.txt``."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = folder_of(name)
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found: Tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False
+    ).backend_tokenizer
+    return found
+
+
+def max_tokens_of(name: str) -> int:
+    """Tokens of the longest text that the encoder has positions for."""
+    config = _config(folder_of(name))
+    rows = int(config.max_position_embeddings)
+    return rows - config.pad_token_id - 1 if config.model_type in SHIFTED else rows
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:  # bad JSON; an architecture that transformers lacks
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder / 'config.json'} describes no encoder: {reason}") from error
 
 
 class TextClassifier(nn.Module):
@@ -113,27 +183,68 @@ def classifier(
         attention maps away.
     dropout
         Rate of every dropout in the encoder and before the head.
-    """
-    from transformers import AutoModel
-    from transformers.utils import logging
 
+    Raises
+    ------
+    InputError
+        Fewer than two labels, or one twice; weights that are not those of ``config.json``. A layer
+        that the file lacks is an error, where transformers would draw it at random.
+    DataError
+        See `folder_of`.
+    """
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"{len(names)} labels, {len(set(names))} of them different; 2 are needed")
-    logging.disable_progress_bar()
-    extra = {"add_pooling_layer": False} if name == PACKAGED or _has_pooler(name) else {}
-    encoder = AutoModel.from_pretrained(
-        folder_of(name), attn_implementation=attention, use_safetensors=True, dtype=torch.float32,
-        **extra,
-    )  # fmt: skip
-    model = TextClassifier(encoder, names, dropout)
+    model = TextClassifier(_pretrained(name, attention), names, dropout)
     set_dropout(model, dropout)
     return model
 
 
-def _has_pooler(name: str) -> bool:
-    from transformers import AutoConfig
+def _pretrained(name: str, attention: str) -> PreTrainedModel:
+    """An encoder with every weight from its file and without a pooler."""
+    from safetensors import SafetensorError
+    from transformers import AutoModel
 
-    return AutoConfig.from_pretrained(folder_of(name)).model_type in ("bert", "roberta", "electra")
+    folder = folder_of(name)
+    config = _config(folder)
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"{name} is a {config.model_type}, an encoder with a decoder; give an encoder"
+        )
+    try:
+        with _quiet():
+            encoder, report = AutoModel.from_pretrained(
+                folder, config=config, attn_implementation=attention, use_safetensors=True,
+                trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder / 'model.safetensors'} cannot be loaded: {reason}") from error
+    # A pooler is a head of the pretraining. Many files lack its weights; here nothing reads it.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"{folder / 'model.safetensors'} lacks {len(missing)} weights of "
+            f"{type(encoder).__name__}, {missing[0]} first; they would be random: give weights "
+            "that belong to the config.json beside them"
+        )
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    found: PreTrainedModel = encoder
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No report of weights that are not used, such as those of a language model's head."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.data.labelled_texts import Part
 from common.errors import InputError, require
-from labs.lab5_distillation.encoders import folder_of
+from labs.lab5_distillation.encoders import max_tokens_of, tokenizer_of
 
 PADDING = 0
 
@@ -37,11 +37,7 @@ class Tokens:
     """
 
     def __init__(self, name: str = "minilm", max_tokens: int = 32) -> None:
-        from tokenizers import Tokenizer
-        from transformers import AutoConfig
-
-        folder = folder_of(name)
-        limit = int(AutoConfig.from_pretrained(folder).max_position_embeddings)
+        limit = max_tokens_of(name)
         require(
             3 <= max_tokens <= limit,
             "max_tokens",
@@ -50,7 +46,7 @@ class Tokens:
             "longer texts are cut there",
         )
         self.name, self.max_tokens = name, max_tokens
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = tokenizer_of(name)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 

@@ -17,6 +17,7 @@ the seed of ``hash``, and in that variables which are read when Python starts, s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -28,6 +29,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +44,8 @@ VARIABLE = "LABS_FORK_SERVER"
 START_S = 240  # it takes 4 s on an idle machine
 PRELOADED = (
     *("pytest", "hypothesis", "numpy", "pandas", "scipy.stats", "sklearn.metrics", "faiss"),
+    *("_hypothesis_pytestplugin", "anyio.pytest_plugin", "typeguard._pytest_plugin"),
+    *("pytest_timeout", "xdist.looponfail", "xdist.plugin", "statsmodels.api"),
     *("torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp"),
     *("torch.distributed.tensor", "torch.nn.parallel", "torch.optim", "torch.profiler"),
 )
@@ -183,13 +187,31 @@ def _run(program: Program) -> None:
         output.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _start_afresh()
-    if program.arguments[0] == "-m":
-        name = program.arguments[1]
-        sys.argv, sys.path[0] = program.arguments[1:], program.cwd
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    else:
-        sys.argv, sys.path[0] = program.arguments, str(Path(program.arguments[0]).parent)
-        runpy.run_path(program.arguments[0], run_name="__main__")
+    status = 0
+    try:
+        if program.arguments[0] == "-m":
+            name = program.arguments[1]
+            sys.argv, sys.path[0] = program.arguments[1:], program.cwd
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = program.arguments, str(Path(program.arguments[0]).parent)
+            runpy.run_path(program.arguments[0], run_name="__main__")
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        status = ended.code or 0
+    _end(status)
+
+
+def _end(status: int) -> None:
+    """End this process as Python would, without taking the libraries' modules apart (0.3 s)."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for output in (sys.stdout, sys.stderr):
+        output.flush()
+    os._exit(status)
 
 
 def _start_afresh() -> None:

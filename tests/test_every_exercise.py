@@ -1,7 +1,8 @@
 """Every exercise of every lab: its stub fails, our solution passes, each wrong solution is caught.
 
 One process a lab for the stubs, one for our solutions, as ``course check`` starts it. One for each
-wrong solution, forked from a server that has imported the libraries.
+wrong solution, and for a stub that an earlier one hides, forked from a server that has imported the
+libraries.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def test_every_stub_fails_by_name(lab: str, tmp_path: Path, server: Path) -> Non
             reference = entry.file.read_text(encoding="utf-8")
             only = splice(reference, entry.name, stub(reference), keep_decorators=False)
             file.write_text(only, encoding="utf-8")
-            grade = graded(alone, lab, entry.id)[entry.id]
+            grade = graded_in_a_fork(server, alone, entry, alone, stop=False)
             assert names_itself(entry, grade), [test["reason"] for test in grade["tests"]]
 
 

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import InputError, require
-from common.exercises import exercise
 from common.statistics import bootstrap_ci
 from labs.lab5_distillation.distillation_loss import distillation_loss
 
@@ -35,13 +34,6 @@ def second_labels(batch: Any) -> Tensor:
     return classes
 
 
-@exercise(
-    "5.2",
-    points=10,
-    title="A distillation step",
-    hint="Two models, two modes: ask of each whether dropout should be on and whether gradients "
-    "should reach it. The gradients of the last batch are still there.",
-)
 def distil_step(
     student: nn.Module,
     teacher: nn.Module,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, require
 from labs.lab5_distillation.distillation_loss import distillation_loss
 
 Forward = Callable[[nn.Module, Any], Tensor]
@@ -129,3 +129,72 @@ class Distillation(Objective):
             temperature=self.temperature,
             alpha=self.alpha,
         )
+
+
+class TaskDistillation(Objective):
+    """Any task and any heads: a ranker that predicts clicks and likes, say.
+
+    ``(1 - alpha) * task_loss(outputs, batch) + alpha * soft_loss(outputs, teacher's, batch)``
+
+    Parameters
+    ----------
+    teacher
+        ``teacher(batch)`` -> outputs of the same form as the student's.
+    task_loss
+        ``task_loss(student's outputs, batch)`` -> scalar: what is learnt without a teacher.
+    soft_loss
+        ``soft_loss(student's outputs, teacher's outputs, batch)`` -> scalar. A module with
+        parameters of its own, such as projections, learns with the student.
+    alpha
+        Weight of the teacher. At 0 it is not asked, at 1 the labels are not read.
+    forward
+        ``forward(model, batch)`` -> outputs: a tensor, or a tuple, list or dict of them.
+
+    Raises
+    ------
+    InputError
+        Outputs of different forms: other heads, or the same in another order.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Callable[[Any], Any],
+        task_loss: Callable[[Any, Any], Tensor],
+        soft_loss: Callable[[Any, Any, Any], Tensor],
+        *,
+        alpha: float,
+        forward: Callable[[nn.Module, Any], Any] = first_forward,
+    ) -> None:
+        super().__init__(student)
+        require(0 <= alpha <= 1, "alpha", alpha, "must be from 0 to 1", "try 0.5")
+        self.teacher, self.alpha, self.read = teacher, alpha, forward
+        self.task_loss, self.soft_loss = task_loss, soft_loss
+
+    def forward(self, batch: Any) -> Tensor:
+        outputs = self.read(self.student, batch)
+        if self.alpha == 0:
+            return self.task_loss(outputs, batch)
+        target = self.teacher(batch)
+        require_same_heads(outputs, target)
+        soft = self.alpha * self.soft_loss(outputs, target, batch)
+        return soft if self.alpha == 1 else soft + (1 - self.alpha) * self.task_loss(outputs, batch)
+
+
+def require_same_heads(student: Any, teacher: Any) -> None:
+    """Refuse outputs that have different heads.
+
+    Raises
+    ------
+    InputError
+        One is a dict and the other none, or their keys, or their numbers of tensors differ.
+    """
+
+    def heads(outputs: Any) -> str:
+        if isinstance(outputs, dict):
+            return f"a dict of {', '.join(sorted(map(str, outputs)))}"
+        return f"{len(outputs)} outputs" if isinstance(outputs, tuple | list) else "one output"
+
+    ours, theirs = heads(student), heads(teacher)
+    if ours != theirs:
+        raise InputError(f"the student gives {ours} and the teacher {theirs}; they must be alike")

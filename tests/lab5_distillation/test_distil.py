@@ -58,7 +58,6 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.exercise("5.2")
 def test_three_steps_follow_the_textbook(formula):
     """The student moves exactly as clear, backward, clip, step on the loss would move it.
 
@@ -86,7 +85,6 @@ def test_three_steps_follow_the_textbook(formula):
         assert difference < 1e-6, f"step {step + 1}: the weights differ by {difference:.3g}"
 
 
-@pytest.mark.exercise("5.2")
 def test_the_teacher_answers_in_evaluation_mode_without_gradients(formula):
     """Dropout off, no graph: the teacher is asked what it would say when served.
 
@@ -103,7 +101,6 @@ def test_the_teacher_answers_in_evaluation_mode_without_gradients(formula):
     assert not graph, "the teacher's answer carries a graph, expected none"
 
 
-@pytest.mark.exercise("5.2")
 def test_nothing_flows_into_the_teacher(formula):
     """The teacher is fixed: its weights do not move and its gradients stay empty."""
     student, teacher = Net(5), Net(16)
@@ -116,7 +113,6 @@ def test_nothing_flows_into_the_teacher(formula):
     assert moved == 0, f"the teacher's weights moved by {moved:.3g}, expected 0"
 
 
-@pytest.mark.exercise("5.2")
 def test_the_student_is_in_training_mode(formula):
     """Evaluating sets a student to eval; the next step must set it back, or its dropout is off."""
     student, teacher = Net(5, dropout=0.5), Net(16)
@@ -128,7 +124,6 @@ def test_the_student_is_in_training_mode(formula):
     assert graph, "the student's answer carries no graph: nothing could be learnt"
 
 
-@pytest.mark.exercise("5.2")
 def test_the_gradient_is_clipped_before_the_step(formula):
     """With SGD at rate 1, the student moves by at most max_norm; with None, by the whole gradient.
 
@@ -155,7 +150,6 @@ def test_the_gradient_is_clipped_before_the_step(formula):
     assert whole > 1.5, f"the gradient {whole:.4f} is too small to tell None from a limit of 1"
 
 
-@pytest.mark.exercise("5.2")
 def test_any_batch_works_through_forward_and_labels(formula):
     """The step knows nothing of the batch: forward and labels read it."""
     student, teacher = Net(5), Net(16)

@@ -10,21 +10,18 @@ def distil_step(
     batch,
     optimizer,
     *,
-    temperature,
-    alpha,
+    loss,
     max_norm=1.0,
-    forward=first_forward,
-    labels=second_labels,
+    forward=call_on_inputs,
 ):
     student.train()
     with torch.no_grad():
         target = forward(teacher, batch)
-    loss = distillation_loss(
-        forward(student, batch), target, labels(batch), temperature=temperature, alpha=alpha
-    )
+    value = loss(forward(student, batch), target, batch)
     optimizer.zero_grad()
-    loss.backward()
+    value.backward()
     if max_norm is not None:
-        nn.utils.clip_grad_norm_(student.parameters(), max_norm)
+        learning = [each for group in optimizer.param_groups for each in group["params"]]
+        nn.utils.clip_grad_norm_(learning, max_norm)
     optimizer.step()
-    return float(loss.detach())
+    return float(value.detach())

@@ -1,4 +1,4 @@
-"""Gives the two answers in the wrong order: the labels grade the teacher."""
+"""Clips the student and forgets the projection, whose gradient may be the largest."""
 
 import torch
 from torch import nn
@@ -10,26 +10,18 @@ def distil_step(
     batch,
     optimizer,
     *,
-    temperature,
-    alpha,
+    loss,
     max_norm=1.0,
-    forward=first_forward,
-    labels=second_labels,
+    forward=call_on_inputs,
 ):
     teacher.eval()
     student.train()
     with torch.no_grad():
         target = forward(teacher, batch)
-    loss = distillation_loss(
-        target,
-        forward(student, batch),
-        labels(batch),
-        temperature=temperature,
-        alpha=alpha,
-    )
+    value = loss(forward(student, batch), target, batch)
     optimizer.zero_grad()
-    loss.backward()
+    value.backward()
     if max_norm is not None:
         nn.utils.clip_grad_norm_(student.parameters(), max_norm)
     optimizer.step()
-    return float(loss.detach())
+    return float(value.detach())

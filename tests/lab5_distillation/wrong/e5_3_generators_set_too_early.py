@@ -1,0 +1,14 @@
+"""Restores the generators of the stop before the loader shuffles and is passed over."""
+
+
+def rest_of_epoch(loader, place):
+    if place.now is not None:
+        set_generators(place.now)
+    set_epoch = getattr(loader, "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(place.epoch)
+    batches = iter(loader)
+    for number in range(place.batches):
+        if next(batches, batches) is batches:
+            raise RunError(f"the loader gives {number} batches, and {place.batches} were seen")
+    yield from batches

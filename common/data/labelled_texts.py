@@ -139,7 +139,8 @@ def read_files(train: Path, test: Path, *, seed: int = 0) -> Split:
     )
     own = Entry(train.stem, "texts of the caller's", "the caller's", "", "", files=())
     files = {path.name: path for path in (train, test)}
-    return Split(tuple(names), *parts, dataset=Dataset(own, files, provenance))
+    training, validation, judging = parts
+    return Split(tuple(names), training, validation, judging, Dataset(own, files, provenance))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

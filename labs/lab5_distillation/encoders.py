@@ -120,7 +120,8 @@ def tokenizer_of(name: str) -> Tokenizer:
 def max_tokens_of(name: str) -> int:
     """Tokens of the longest text that the encoder has positions for."""
     config = _config(folder_of(name))
-    rows = int(config.max_position_embeddings)
+    if not isinstance(rows := getattr(config, "max_position_embeddings", None), int):
+        raise InputError(f"{name} is a {config.model_type}, whose config states no longest text")
     return rows - config.pad_token_id - 1 if config.model_type in SHIFTED else rows
 
 
@@ -179,8 +180,8 @@ def classifier(
     names
         Labels in the order of the logits, two at least.
     attention
-        transformers' ``attn_implementation``: ``"sdpa"``, or ``"eager"``, the only one that gives
-        attention maps away.
+        transformers' ``attn_implementation``: ``"sdpa"`` where the encoder has it, or ``"eager"``,
+        the only one that gives attention maps away.
     dropout
         Rate of every dropout in the encoder and before the head.
 
@@ -203,6 +204,7 @@ def _pretrained(name: str, attention: str) -> PreTrainedModel:
     """An encoder with every weight from its file and without a pooler."""
     from safetensors import SafetensorError
     from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     folder = folder_of(name)
     config = _config(folder)
@@ -210,6 +212,9 @@ def _pretrained(name: str, attention: str) -> PreTrainedModel:
         raise InputError(
             f"{name} is a {config.model_type}, an encoder with a decoder; give an encoder"
         )
+    architecture: Any = MODEL_MAPPING[type(config)]
+    if attention == "sdpa" and not architecture._supports_sdpa:
+        attention = "eager"
     try:
         with _quiet():
             encoder, report = AutoModel.from_pretrained(

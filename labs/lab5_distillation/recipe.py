@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,15 @@ def train(
     *,
     loader: Any = None,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
 ) -> list[float]:
     """Minimise an objective over texts by the recipe; the mean loss of each epoch.
 
     ``loader`` replaces the batches of ``texts``, for methods that change texts on the way.
     The encoder's pretrained parameters learn at ``rate``, all others of the objective (the
-    student's head, projections, heads of a method) at ``head_rate``.
+    student's head, projections, heads of a method) at ``head_rate``. ``checkpoint`` and ``every``
+    are those of `distiller.fit`: a stopped run goes on from the file.
     """
     torch.manual_seed(recipe.seed)
     loader = Batches(texts, recipe.batch_size, recipe.seed) if loader is None else loader
@@ -101,6 +105,8 @@ def train(
         max_norm=recipe.max_norm,
         autocast=torch.bfloat16 if recipe.bf16 else None,
         on_step=on_step,
+        checkpoint=checkpoint,
+        every=every,
     )
 
 

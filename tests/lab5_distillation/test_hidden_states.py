@@ -72,9 +72,9 @@ def test_student_and_projection_learn_and_the_teacher_does_not():
     loss = hidden_states.hidden_state_loss(student, teacher, mask, linear)
     assert loss.requires_grad, "the loss has no graph: requires_grad is False, expected True"
     loss.backward()
-    for name, given in (("student", student.grad), ("projection", linear.weight.grad)):
-        assert given is not None, f"the {name}'s gradient is None, expected numbers"
-        assert float(given.abs().sum()) > 0, f"the {name}'s gradient is 0, expected numbers"
+    for name, gradient in (("student", student.grad), ("projection", linear.weight.grad)):
+        assert gradient is not None, f"the {name}'s gradient is None, expected numbers"
+        assert float(gradient.abs().sum()) > 0, f"the {name}'s gradient is 0, expected numbers"
     assert teacher.grad is None, f"the teacher got a gradient, {teacher.grad}; expected None"
 
 

@@ -75,6 +75,14 @@ def test_a_loss_on_what_was_recorded_reaches_the_layers_below():
     below, above = model[0][0].weight.grad, model[1][0].weight.grad
     assert below is not None, "the layer below the tap has gradient None, expected numbers"
     assert above is None, f"the layer above the tap has gradient {above}, expected None"
+    model.zero_grad(set_to_none=True)
+    with hooks.recording(model, ["0.1"]):
+        result = model(x)
+    result.sum().backward()
+    below = model[0][0].weight.grad
+    assert below is not None, (
+        "with a tap above it, a layer's gradient of the model's own loss is None, expected numbers"
+    )
 
 
 @pytest.mark.exercise("5.10")

@@ -1,0 +1,19 @@
+"""A second call of the same module overwrites the first."""
+
+
+def recording(model, paths):
+    modules = modules_at(model, paths)
+    calls = {path: [] for path in modules}
+
+    def hook_for(path):
+        def note(module, given, output):
+            calls[path] = [first_tensor(output)]
+
+        return note
+
+    handles = [module.register_forward_hook(hook_for(path)) for path, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -232,6 +232,14 @@ def _pretrained(name: str, attention: str) -> PreTrainedModel:
             f"{type(encoder).__name__}, {missing[0]} first; they would be random: give weights "
             "that belong to the config.json beside them"
         )
+    place = _place_of_layers(encoder)
+    extra = sorted(key for key in report["unexpected_keys"] if place and f".{place}." in f".{key}")
+    if extra:
+        raise InputError(
+            f"{folder / 'model.safetensors'} holds {len(extra)} weights of layers that "
+            f"config.json does not describe, {extra[0]} first; without them the encoder would be "
+            "another: give the config.json that belongs to the weights"
+        )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     found: PreTrainedModel = encoder
@@ -267,17 +275,18 @@ def layers_path(model: TextClassifier) -> str:
     InputError
         An encoder whose layers are kept elsewhere than where `LAYERS` looks.
     """
-    for path in LAYERS:
-        try:
-            found = model.encoder.get_submodule(path)
-        except AttributeError:
-            continue
-        if isinstance(found, nn.ModuleList):
-            return f"encoder.{path}"
+    if (path := _place_of_layers(model.encoder)) is not None:
+        return f"encoder.{path}"
     raise InputError(
         f"{type(model.encoder).__name__} has no list of layers at {', '.join(LAYERS)}; add its "
         "place to LAYERS"
     )
+
+
+def _place_of_layers(encoder: nn.Module) -> str | None:
+    """The path of `LAYERS` at which an encoder has a list of modules."""
+    modules = dict(encoder.named_modules())
+    return next((path for path in LAYERS if isinstance(modules.get(path), nn.ModuleList)), None)
 
 
 def layers_of(model: TextClassifier) -> nn.ModuleList:

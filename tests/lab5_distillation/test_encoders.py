@@ -103,6 +103,16 @@ def test_a_missing_layer_is_an_error_and_not_a_random_one(tmp_path):
         classifier(folder, NAMES)
 
 
+def test_layers_that_the_config_does_not_know_are_an_error(tmp_path):
+    """A config of two layers beside weights of four: transformers would load half a teacher."""
+    folder = save(tmp_path / "bert")
+    path = tmp_path / "bert" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(InputError, match=r"holds 32 weights of layers .* encoder\.layer\.2"):
+        classifier(folder, NAMES)
+
+
 def test_weights_of_other_sizes_are_an_error(tmp_path):
     """The config says one width and the file holds another."""
     folder = save(tmp_path / "bert")

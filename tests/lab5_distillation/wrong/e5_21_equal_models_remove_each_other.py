@@ -1,0 +1,14 @@
+"""Not worse in both is enough, so of two equal models neither is left."""
+
+import numpy as np
+
+
+def dominated_by(cost, accuracy):
+    price, value = np.asarray(cost, dtype=float), np.asarray(accuracy, dtype=float)
+    found = np.full(len(price), -1, np.int64)
+    for i in range(len(price)):
+        over = np.flatnonzero((price <= price[i]) & (value >= value[i]))
+        over = over[over != i]
+        if len(over):
+            found[i] = min(over, key=lambda j: (-value[j], price[j], j))
+    return found

@@ -1,0 +1,114 @@
+"""Distillation in steps of size: the teacher teaches an assistant, the assistant the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from common.errors import InputError, require
+from labs.lab5_distillation.encoders import TextClassifier, layers_of
+from labs.lab5_distillation.recipe import Recipe, cached, distillation, train
+from labs.lab5_distillation.students import by_depth
+from labs.lab5_distillation.tokens import TokenSet
+
+Maker = Callable[[int], TextClassifier]
+"""``maker(depth)`` -> an untrained student with so many layers."""
+
+
+def spaced(has: int, keep: int) -> tuple[int, ...]:
+    """``keep`` of ``has`` layers, evenly spaced, the first and the last among them.
+
+    One layer is the last: it is the one whose output the head has learned to read.
+    """
+    require(1 <= keep <= has, "keep", keep, f"must be from 1 to {has}, the layers there are")
+    if keep == 1:
+        return (has - 1,)
+    return tuple(int(layer) for layer in np.round(np.linspace(0, has - 1, keep)))
+
+
+def from_layers_of(teacher: TextClassifier) -> Maker:
+    """Students that start from evenly spaced layers of the teacher, and its head."""
+    has = len(layers_of(teacher))
+    return lambda depth: by_depth(teacher, spaced(has, depth))
+
+
+@dataclass(frozen=True)
+class Link:
+    """A student of a chain: its layers, and the layer-epochs spent on it and all before it."""
+
+    model: TextClassifier
+    depth: int
+    layer_epochs: float
+
+
+def chain(
+    teacher: TextClassifier,
+    depths: Sequence[int],
+    texts: TokenSet,
+    recipe: Recipe,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    maker: Maker | None = None,
+) -> list[Link]:
+    """Distil ``teacher`` into a student of ``depths[0]`` layers, that into ``depths[1]``, and on.
+
+    One depth is direct distillation. Every student starts as direct distillation's would, so that
+    a chain differs from it in who teaches and in nothing else.
+
+    Parameters
+    ----------
+    depths
+        Layers of each student, falling, all below the teacher's.
+    recipe
+        For each link. The last student is trained ``recipe.epochs`` long however long the chain.
+    maker
+        Makes the students; None: from layers of the teacher (`from_layers_of`).
+
+    Returns
+    -------
+    list of Link
+        In order; the last is the student. ``layer_epochs`` sums layers times epochs over the
+        models trained so far: what the student has cost beyond the teacher.
+
+    Raises
+    ------
+    InputError
+        Depths that do not fall.
+
+    Notes
+    -----
+    Mirzadeh et al. (2020), *Improved Knowledge Distillation via Teacher Assistant*, arXiv
+    1902.03393.
+    """
+    has = len(layers_of(teacher))
+    falls = all(low < high for high, low in pairwise([has, *depths]))
+    if not depths or not falls or depths[-1] < 1:
+        raise InputError(
+            f"depths {tuple(depths)} must fall, from below the teacher's {has} layers to at least 1"
+        )
+    make = from_layers_of(teacher) if maker is None else maker
+    links: list[Link] = []
+    spent = 0.0
+    for depth in depths:
+        above = links[-1].model if links else teacher
+        student = make(depth)
+        known = cached(above, texts)
+        objective = distillation(student, known, temperature=temperature, alpha=alpha)
+        train(objective, texts, recipe)
+        spent += depth * recipe.epochs
+        links.append(Link(student, depth, spent))
+    return links
+
+
+def as_long_as(links: Sequence[Link], recipe: Recipe) -> Recipe:
+    """The recipe that trains the last student alone for what the whole chain has cost.
+
+    A chain trains more models than direct distillation. This is the direct student's fair share:
+    the same layer-epochs, all of them its own.
+    """
+    last = links[-1]
+    return recipe.but(epochs=max(recipe.epochs, round(last.layer_epochs / last.depth)))

@@ -1,0 +1,19 @@
+"""The factor T squared is left out, so a temperature changes the teacher's weight."""
+
+
+def deeper_head_loss(exit_logits, labels, *, temperature, alpha, weights=None):
+    check_exits(exit_logits, temperature, alpha, weights)
+    *shallow, deepest = exit_logits
+    each = weights if weights is not None else [1.0] * len(exit_logits)
+    targets = F.log_softmax(deepest.detach() / temperature, dim=-1)
+    total = each[-1] * F.cross_entropy(deepest, labels)
+    for weight, logits in zip(each[:-1], shallow, strict=True):
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, dim=-1),
+            targets,
+            reduction="batchmean",
+            log_target=True,
+        )
+        hard = F.cross_entropy(logits, labels)
+        total = total + weight * (alpha * soft + (1 - alpha) * hard)
+    return total / sum(each)

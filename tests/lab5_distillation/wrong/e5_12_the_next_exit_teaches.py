@@ -1,0 +1,18 @@
+"""Each exit learns from the next deeper one instead of the deepest."""
+
+
+def deeper_head_loss(exit_logits, labels, *, temperature, alpha, weights=None):
+    check_exits(exit_logits, temperature, alpha, weights)
+    *shallow, deepest = exit_logits
+    each = weights if weights is not None else [1.0] * len(exit_logits)
+    total = each[-1] * F.cross_entropy(deepest, labels)
+    for weight, logits, deeper in zip(each[:-1], shallow, exit_logits[1:], strict=True):
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, dim=-1),
+            F.log_softmax(deeper.detach() / temperature, dim=-1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        hard = F.cross_entropy(logits, labels)
+        total = total + weight * (alpha * temperature**2 * soft + (1 - alpha) * hard)
+    return total / sum(each)

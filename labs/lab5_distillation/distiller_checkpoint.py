@@ -12,7 +12,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,17 @@ def plan_of(
 ) -> Plan:
     """What makes a run this one and no other; a checkpoint of another plan is refused.
 
-    Of the objective its class, the numbers and words among its attributes (temperature, alpha) and
-    the shapes of its parameters; of the loader its length, seed and batch size; of the optimizer
-    its class and the rates it started from. A teacher's weights are not looked at: give the
-    objective an attribute with the teacher's name or fingerprint, and it is.
+    Of the objective its class, the numbers and words among its attributes (temperature, alpha; also
+    dataclasses of nothing else) and the shapes of its parameters; of the loader its length, seed
+    and batch size; of the optimizer its class and the rates it started from. A teacher's weights
+    are not looked at: give the objective an attribute with the teacher's name or fingerprint, and
+    it is.
     """
     known = inner(objective)
     words = {
-        key: plain(value)
+        key: repr(value) if is_dataclass(value) else plain(value)
         for key, value in vars(known).items()
-        if isinstance(value, bool | int | float | str) and key != "training" and key[0] != "_"
+        if _is_plain(value) and key != "training" and key[0] != "_"
     }
     return {
         **options,
@@ -98,6 +99,12 @@ def plan_of(
             if hasattr(each, "shape")
         },
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if is_dataclass(value) and not isinstance(value, type):
+        return all(_is_plain(getattr(value, each.name)) for each in fields(value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def require_same_plan(saved: Plan, ours: Plan, where: str, other: str, fix: str) -> None:

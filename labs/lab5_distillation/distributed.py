@@ -80,7 +80,13 @@ def leave() -> NoReturn:
 
 
 def replicate(objective: nn.Module) -> DistributedDataParallel:
-    """The objective under DDP: gradients are averaged over the ranks."""
+    """The objective under DDP: gradients are averaged over the ranks. A collective.
+
+    DDP gives every rank rank 0's weights. It cannot know of the teachers, which are no part of the
+    objective: a teacher with a new head, say, would be another one on each rank.
+    """
+    for teacher in teachers(objective):
+        from_rank_0(teacher)
     return DistributedDataParallel(objective)
 
 

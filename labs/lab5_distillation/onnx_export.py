@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError, RunError, require
-from labs.lab5_distillation.encoders import TextClassifier, clone
+from labs.lab5_distillation.encoders import TextClassifier, clone, layers_of
 from labs.lab5_distillation.tokens import Batches, TokenSet
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def export_onnx(model: TextClassifier, path: Path, *, fused: bool = True) -> Pat
     import onnx
 
     copied = clone(model).cpu().eval()
-    copied.encoder.set_attn_implementation("eager")
+    for module in copied.encoder.modules():  # a student's layers may hold configs of their own
+        if (config := getattr(module, "config", None)) is not None:
+            config._attn_implementation = "eager"
     with whole(path) as partial:
         with quiet(), torch.no_grad():
             torch.onnx.export(
@@ -90,13 +92,12 @@ def export_onnx(model: TextClassifier, path: Path, *, fused: bool = True) -> Pat
                 verbose=False,
             )
         if fused:
-            config = copied.encoder.config
-            graph = _fused(onnx.load(partial), config.num_attention_heads, config.hidden_size)
+            graph = _fused(onnx.load(partial), copied.encoder.config)
             onnx.save(graph, partial)
-            found = operators(partial)["Attention"]
-            if found != config.num_hidden_layers:
+            found, wanted = operators(partial)["Attention"], len(layers_of(copied))
+            if found != wanted:
                 raise RunError(
-                    f"{found} of {config.num_hidden_layers} attentions of "
+                    f"{found} of {wanted} attentions of "
                     f"{type(copied.encoder).__name__} were recognised; export with fused=False"
                 )
         ids, mask = _example(copied, rows=3, tokens=8)
@@ -119,7 +120,7 @@ def _example(model: TextClassifier, *, rows: int, tokens: int) -> tuple[Tensor, 
     return ids * mask, mask
 
 
-def _fused(graph: onnx.ModelProto, heads: int, width: int) -> onnx.ModelProto:
+def _fused(graph: onnx.ModelProto, config: Any) -> onnx.ModelProto:
     from onnx import helper
     from onnxruntime.transformers.fusion_options import AttentionMaskFormat, FusionOptions
     from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
@@ -129,7 +130,9 @@ def _fused(graph: onnx.ModelProto, heads: int, width: int) -> onnx.ModelProto:
     options = FusionOptions("bert")
     options.attention_mask_format = AttentionMaskFormat.AttentionMask
     with quiet():
-        bert = BertOnnxModel(graph, num_heads=heads, hidden_size=width)
+        bert = BertOnnxModel(
+            graph, num_heads=config.num_attention_heads, hidden_size=config.hidden_size
+        )
         bert.optimize(options)
         bert.topological_sort()
     made: onnx.ModelProto = bert.model

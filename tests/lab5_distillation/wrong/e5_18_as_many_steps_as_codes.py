@@ -1,0 +1,20 @@
+"""Divides by the number of codes, 2^bits: there is one step less, and the largest value clips."""
+
+import torch
+
+
+def quantization_parameters(values, codes, axis=None):
+    if axis is None:
+        low, high = values.amin(), values.amax()
+    else:
+        others = [each for each in range(values.ndim) if each != axis % values.ndim]
+        low, high = values.amin(others, keepdim=True), values.amax(others, keepdim=True)
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    if codes.symmetric:
+        high = torch.maximum(-low, high)
+        low = -high
+    scale = (high - low) / (codes.high - codes.low + 1)
+    empty = scale < torch.finfo(scale.dtype).tiny
+    scale = torch.where(empty, 1.0, scale)
+    zero_point = torch.where(empty, 0.0, (codes.low - low / scale).round())
+    return scale, zero_point

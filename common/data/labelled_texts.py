@@ -168,9 +168,11 @@ def _read_table(path: Path) -> pd.DataFrame:
         )
     if not len(table):
         raise InputError(f"{path} holds no text")
-    if empty := int((table["text"].astype(str).str.strip() == "").sum()):
-        raise InputError(f"{path}: {empty} of {len(table)} texts are empty")
-    return table[["text", "label"]].astype(str)
+    table = table[["text", "label"]].fillna("").astype(str)
+    for column, what in (("text", "are empty"), ("label", "have no label")):
+        if empty := int((table[column].str.strip() == "").sum()):
+            raise InputError(f"{path}: {empty} of {len(table)} texts {what}")
+    return table
 
 
 def _clinc(dataset: Dataset, limit: int, seed: int) -> Split:

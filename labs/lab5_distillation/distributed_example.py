@@ -1,7 +1,7 @@
 """The ranker's distillation in one process, replicated on ranks, and sharded over them.
 
-``python -m labs.lab5_distillation.distributed_example --procs 2`` starts torchrun three times. The
-third time it stops half-way and goes on with another number of ranks.
+``python -m labs.lab5_distillation.distributed_example --procs 2`` starts torchrun for each way of
+spreading the run, and once more for a run that stops half-way; one process goes on with that.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch import nn
 from labs.lab5_distillation.sequence_ranker import SequenceRanker, Walks, ranker_distillation
 
 EPOCHS = 3
-Way = Literal["alone", "replicate", "shard"]
+STOP_AFTER = 8  # steps, of 15
+Way = Literal["replicate", "shard"]
 
 
 @dataclass(frozen=True)
@@ -49,36 +51,46 @@ def pair(device: torch.device) -> nn.Module:
     return ranker_distillation(student.to(device), teacher.to(device))
 
 
-def worker(way: Way, device: str, output: Path, checkpoint: Path, epochs_before_stop: int) -> None:
+def worker(way: Way, device: str, output: Path, checkpoint: Path, stop_after: int) -> None:
     """What each rank does; rank 0 writes the losses."""
-    from labs.lab5_distillation.distiller import fit
-    from labs.lab5_distillation.distributed import Sharded, leave, process_group, replicate, shard
+    from labs.lab5_distillation.distributed import leave, process_group, replicate, shard
 
     with process_group(device) as ranks:
-        wrap = {"alone": lambda module: module, "replicate": replicate, "shard": shard}[way]
-        objective = wrap(pair(ranks.device))
-        optimizer = torch.optim.AdamW(objective.parameters(), 0.01)
-        loader = Sharded(OnDevice(ranks.device), ranks.rank, ranks.world)
-        losses: list[float] = []
-
-        def on_step(step: int, loss: float) -> None:
-            losses.append(loss)
-            if step == epochs_before_stop * len(loader):
-                raise Stopped
-
-        with suppress(Stopped):
-            fit(
-                objective,
-                loader,
-                optimizer,
-                epochs=EPOCHS,
-                checkpoint=checkpoint,
-                every=1,
-                on_step=on_step,
-            )
+        objective = pair(ranks.device)
+        spread = replicate(objective) if way == "replicate" else shard(objective)
+        losses = run(spread, ranks.device, checkpoint, stop_after)
         if ranks.rank == 0:
             output.write_text(json.dumps(losses), encoding="utf-8")
     leave()
+
+
+def run(
+    objective: nn.Module, device: torch.device, checkpoint: Path, stop_after: int = 0
+) -> list[float]:
+    """Losses of three epochs, or of those until it stops; the same code on any number of ranks."""
+    from labs.lab5_distillation.distiller import fit
+    from labs.lab5_distillation.distributed import Sharded, rank, world
+
+    optimizer = torch.optim.AdamW(objective.parameters(), 0.01)
+    loader = Sharded(OnDevice(device), rank(), world())
+    losses: list[float] = []
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step == stop_after:
+            raise Stopped
+
+    with suppress(Stopped):
+        fit(
+            objective,
+            loader,
+            optimizer,
+            epochs=EPOCHS,
+            checkpoint=checkpoint,
+            every=1,
+            on_step=on_step,
+        )
+    return losses
 
 
 class Stopped(Exception):
@@ -93,8 +105,10 @@ class OnDevice(Walks):
         self.walk, self.liked = self.walk.to(device), self.liked.to(device)
 
 
-def launch(*, procs: int, device: str, folder: Path) -> Comparison:
-    """Run all ways under torchrun and compare their losses.
+def launch(
+    *, procs: int, device: str, folder: Path, ways: Sequence[Way] = ("replicate", "shard")
+) -> Comparison:
+    """Run the given ways under torchrun, and one that moves to another number of ranks; compare.
 
     Raises
     ------
@@ -103,29 +117,25 @@ def launch(*, procs: int, device: str, folder: Path) -> Comparison:
     """
     from common.launch import torchrun
 
-    def losses(name: str, way: Way, count: int, file: str, stop: int = 0) -> list[float]:
+    def ranks(name: str, way: Way, stop_after: int = 0) -> list[float]:
         output = folder / f"{name}.json"
-        given = [way, device, str(output), str(folder / file), str(stop)]
         torchrun(
             "labs.lab5_distillation.distributed_example",
-            ["--worker", *given],
-            procs=count,
+            ["--worker", way, device, str(output), str(folder / f"{name}.pt"), str(stop_after)],
+            procs=procs,
             device=device,
             log=folder / "ranks.log",
         )
         found: list[float] = json.loads(output.read_text(encoding="utf-8"))
         return found
 
-    found = {
-        "1 alone": losses("alone", "alone", 1, "alone.pt"),
-        f"{procs} replicate": losses("replicate", "replicate", procs, "replicate.pt"),
-        f"{procs} shard": losses("shard", "shard", procs, "shard.pt"),
-    }
-    begun = losses("begun", "shard", procs, "moved.pt", stop=2)
-    moved = losses("moved", "shard", 1, "moved.pt")
-    # The step at which the run was stopped had not been saved: it is done again.
+    place = torch.device(device)
+    first = run(pair(place), place, folder / "alone.pt")
+    found = {"1 alone": first, **{f"{procs} {way}": ranks(way, way) for way in ways}}
+    begun = ranks("moved", "shard", stop_after=STOP_AFTER)
+    moved = run(pair(place), place, folder / "moved.pt")
+    # The step at which the run was stopped had not been saved: it is taken again.
     found[f"{procs} shard, then 1"] = begun[:-1] + moved
-    first = found["1 alone"]
     largest = max(abs(a - b) for each in found.values() for a, b in zip(first, each, strict=True))
     return Comparison(found, largest, str(folder / "moved.pt"))
 

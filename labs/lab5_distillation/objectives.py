@@ -44,11 +44,13 @@ class FrozenTeacher:
     reaches it.
     """
 
-    def __init__(self, model: nn.Module, forward: Forward = first_forward) -> None:
+    def __init__(
+        self, model: nn.Module, forward: Callable[[nn.Module, Any], Any] = first_forward
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.forward = forward
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: Any) -> Any:
         self.model.eval()
         with torch.no_grad():
             return self.forward(self.model, batch)

@@ -12,6 +12,7 @@ from labs.lab5_distillation.recipe import Recipe
 from labs.lab5_distillation.tokens import Tokens
 
 WORDS = ["card", "bank", "pay", "lost", "rain", "snow", "sun", "wind", "cook", "bake", "fry", "eat"]
+NAMES = ("money", "weather", "kitchen")
 RECIPE = Recipe(epochs=2, rate=1e-3, batch_size=8)
 
 
@@ -44,7 +45,7 @@ def encoder_folder(tmp_path_factory):
     return folder
 
 
-def split(n=48, seed=0, names=("money", "weather", "kitchen")):
+def split(n=48, seed=0, names=NAMES):
     """Texts of three to five words of one topic (synthetic)."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
@@ -112,11 +113,20 @@ def test_it_has_learned_and_left_the_embeddings(make, encoder_folder):
     assert equal(state(pretrained.embeddings), state(found.encoder.embeddings))
 
 
+def test_another_seed_trains_another_teacher(make, tmp_path):
+    """An experiment with another seed that finds the first one's weights shows no spread at all."""
+    first, _ = make(recipe=RECIPE.but(epochs=1))
+    second, steps = make(recipe=RECIPE.but(epochs=1, seed=1))
+    assert steps == 6
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert not equal(state(first), state(second))
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"texts": split(seed=1)},
-        {"texts": split(names=("weather", "money", "kitchen"))},
+        {"names": ("weather", "money", "kitchen")},
         {"recipe": RECIPE.but(seed=1)},
         {"recipe": RECIPE.but(rate=2e-3)},
         {"max_tokens": 5},
@@ -124,14 +134,14 @@ def test_it_has_learned_and_left_the_embeddings(make, encoder_folder):
     ],
     ids=["texts", "names", "seed", "rate", "max_tokens", "dropout"],
 )
-def test_whatever_decides_the_weights_makes_another_file(change, make, tmp_path):
-    """An experiment with another seed that finds the first one's weights shows no spread at all."""
-    short = RECIPE.but(epochs=1)
-    change = {**change, "recipe": change.get("recipe", RECIPE).but(epochs=1)}
-    make(recipe=short)
-    _, steps = make(**change)
-    assert steps == 6
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+def test_whatever_decides_the_weights_makes_another_file(change, encoder_folder):
+    """Texts, the order of the labels, the recipe, the limit of the tokenizer, dropout."""
+
+    def of(texts=None, names=NAMES, recipe=RECIPE, max_tokens=8, dropout=0.1):
+        encoded = Tokens(str(encoder_folder), max_tokens).encode((texts or split()).train)
+        return under_test.made_of(names, encoded, recipe, str(encoder_folder), dropout)
+
+    assert of(**change) != of()
 
 
 def test_labels_and_the_encoders_weights_count_too(encoder_folder, tmp_path):

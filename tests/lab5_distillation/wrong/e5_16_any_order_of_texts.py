@@ -3,8 +3,6 @@
 import hashlib
 import json
 
-from labs.lab5_distillation.teacher_cache import bytes_of
-
 
 def fingerprint(weights, ids, settings):
     digest = hashlib.sha256()

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 
-from labs.lab5_distillation.teacher_cache import bytes_of
-
 
 def fingerprint(weights, ids, settings):
     digest = hashlib.sha256()

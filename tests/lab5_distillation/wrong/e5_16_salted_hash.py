@@ -2,8 +2,6 @@
 
 import hashlib
 
-from labs.lab5_distillation.teacher_cache import bytes_of
-
 
 def fingerprint(weights, ids, settings):
     content = [

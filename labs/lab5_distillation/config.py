@@ -13,9 +13,11 @@ Student = Literal["two_layers", "one_layer", "narrow"]
 """The teacher's first and last layer; its first alone; that one with a third of its heads and
 neurons."""
 Method = Literal[
-    "features", "attention", "relations", "born_again", "deeper_head", "assistant", "replacement",
-    "augmented", "two_stage", "few_labels",
+    "pretrained_alone", "pretrained_distilled", "decoupled", "mse", "hidden_states",
+    "attention_maps", "relations", "born_again", "deeper_head", "assistant", "theseus", "dropped",
+    "augmented", "two_stage",
 ]  # fmt: skip
+"""See `methods`."""
 STUDENTS: tuple[Student, ...] = get_args(Student)
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -45,7 +47,9 @@ class Config:
     students: tuple[Student, ...] = STUDENTS
     """Students made from the teacher; the first is the one that is quantized and reported."""
     methods: tuple[Method, ...] = ()
-    """More ways to teach the reported student, beside its logits."""
+    """More ways to teach the first of ``students``, beside the teacher's logits."""
+    few_labels: int = 0
+    """Labelled texts of each class in a study with unlabelled ones; 0 leaves it out."""
     teacher_epochs: int = 4
     """Passes over the training texts for the teacher."""
     teacher_rate: float = 1e-4
@@ -86,7 +90,8 @@ class Config:
         for name in ("temperature", "teacher_rate", "student_rate", "head_rate", "aware_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")
         require(0 <= self.alpha <= 1, "alpha", self.alpha, "must be from 0 to 1", "try 1.0")
-        require(self.aware_epochs >= 0, "aware_epochs", self.aware_epochs, "must be 0 or more")
+        for name in ("aware_epochs", "few_labels"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or more")
         require(2 <= self.libraries <= 40, "libraries", self.libraries, "must be 2 to 40")
         for name in ("texts", "test_texts"):
             value = getattr(self, name)
@@ -107,9 +112,10 @@ class Config:
 SCALES = {
     "smoke": Config(
         source="docstrings",
-        texts=600,
-        test_texts=500,
-        libraries=5,
+        texts=400,
+        test_texts=300,
+        libraries=4,
+        max_tokens=16,
         teacher_epochs=2,
         teacher_rate=3e-4,
         student_epochs=2,
@@ -122,6 +128,11 @@ SCALES = {
     ),
     "standard": Config(),
     "full": Config(
-        methods=METHODS, student_epochs=12, aware_epochs=3, seeds=3, small_seeds=3, speed_repeats=15
+        methods=METHODS,
+        few_labels=10,
+        student_epochs=10,
+        aware_epochs=3,
+        seeds=3,
+        speed_repeats=15,
     ),
 }

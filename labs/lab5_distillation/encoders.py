@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
     from labs.lab5_distillation.tokens import Batch
 
-# torchao, which transformers imports, warns about kernels for GPUs that this process may not have.
+# torchao, which transformers imports, warns about kernels for GPUs that this process may not have,
+# and registers its enums in a way that newer versions of torch remark on.
 os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 PACKAGED = "minilm"
 LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # where encoders keep their layers

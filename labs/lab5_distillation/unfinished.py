@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from common.data.fetch import cache_folder, notice
 from labs.lab5_distillation.config import Config
@@ -45,27 +44,27 @@ class Unfinished:
         self,
         name: str,
         make: Callable[[], TextClassifier],
-        train: Callable[[TextClassifier, Path], Any],
+        train: Callable[[Path], TextClassifier],
     ) -> TextClassifier:
         """The student called ``name``: as it was trained before the stop, or trained now.
 
         Parameters
         ----------
         make
-            Gives the untrained student.
+            Gives a student of the same architecture, into which kept weights are read.
         train
-            ``train(student, checkpoint)`` trains it in place; ``checkpoint`` is the file in which
+            ``train(checkpoint)`` gives the trained student; ``checkpoint`` is the file in which
             its loop may keep where it is.
         """
         from safetensors.torch import load_file, save_file
 
-        student = make()
         path = self.folder / f"{name}.safetensors"
         if path.is_file():
+            student = make()
             student.load_state_dict(load_file(path, device=str(next(student.parameters()).device)))
             return student.eval()
         checkpoint = path.with_suffix(".checkpoint")
-        train(student, checkpoint)
+        student = train(checkpoint)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             save_file({k: v.contiguous() for k, v in student.state_dict().items()}, partial)

@@ -671,3 +671,25 @@ def test_a_student_learns_from_its_teacher_alone():
     assert means[-1] < 0.1 * means[0]
     assert (mine == its).float().mean() > 0.85
     assert (its == y[256:]).float().mean() > 0.85
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_goes_on_to_the_same_losses_to_the_bit(tmp_path):
+    """Dropout draws from the GPU's generator there; it is kept as well."""
+
+    class OnGpu(Walks):
+        def __iter__(self):
+            yield from (change(batch, lambda tensor: tensor.cuda()) for batch in super().__iter__())
+
+    def pair():
+        objective, _, _ = new()
+        objective.teacher.model.cuda()
+        objective.cuda()
+        return objective, torch.optim.AdamW(objective.parameters(), 0.01, fused=True), None
+
+    losses, means, expected = run(pair=pair(), loader=OnGpu())
+    first, _, _ = run(tmp_path / "run.pt", 5, pair=pair(), loader=OnGpu())
+    rest, resumed_means, resumed = run(tmp_path / "run.pt", pair=pair(), loader=OnGpu())
+    assert first + rest == losses
+    assert resumed_means == means
+    assert torch.equal(resumed, expected)

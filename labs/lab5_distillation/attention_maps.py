@@ -141,6 +141,16 @@ def _squared(
     return squares[both].mean()
 
 
+def heads_of(model: TextClassifier, layer: int) -> int:
+    """Attention heads of one layer, which differ between the layers of a pruned encoder."""
+    place = attention_paths(model, layer)["query"].rpartition(".")[0]
+    attention = model.get_submodule(place)
+    for name in ("num_attention_heads", "n_heads", "num_heads"):
+        if isinstance(found := getattr(attention, name, None), int):
+            return found
+    return int(model.encoder.config.num_attention_heads)
+
+
 class AttentionMaps(FeatureLoss):
     """Mean over the pairs of a layer map of a `MapLoss`.
 
@@ -166,18 +176,20 @@ class AttentionMaps(FeatureLoss):
             tuple(each[kind] for each in paths for kind in ("query", "key"))
             for paths in (ours, theirs)
         )
-        self.heads = (
-            int(student.encoder.config.num_attention_heads),
-            int(teacher.encoder.config.num_attention_heads),
-        )
+        self.heads = [
+            (heads_of(student, ours), heads_of(teacher, theirs)) for ours, theirs in layers.pairs
+        ]
         self.loss = loss
 
     def forward(self, student: Taps, teacher: Taps, mask: Tensor) -> Tensor:
         found = []
-        for at in range(0, len(self.student_paths), 2):
-            ours = [student[path] for path in self.student_paths[at : at + 2]]
-            theirs = [teacher[path] for path in self.teacher_paths[at : at + 2]]
-            found.append(self.loss((ours[0], ours[1]), (theirs[0], theirs[1]), mask, self.heads))
+        for place, heads in enumerate(self.heads):
+            at = slice(2 * place, 2 * place + 2)
+            ours, theirs = (
+                (taps[paths[at][0]], taps[paths[at][1]])
+                for taps, paths in ((student, self.student_paths), (teacher, self.teacher_paths))
+            )
+            found.append(self.loss(ours, theirs, mask, heads))
         return torch.stack(found).mean()
 
 
@@ -217,5 +229,5 @@ def maps_of(model: TextClassifier, input_ids: Tensor, attention_mask: Tensor, la
     paths = attention_paths(model, layer)
     with Taps(model, (paths["query"], paths["key"])) as taps:
         model(input_ids, attention_mask)
-    heads = int(model.encoder.config.num_attention_heads)
-    return attention_maps(taps[paths["query"]], taps[paths["key"]], attention_mask, heads)
+    query, key = taps[paths["query"]], taps[paths["key"]]
+    return attention_maps(query, key, attention_mask, heads_of(model, layer))

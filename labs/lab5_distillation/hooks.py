@@ -160,7 +160,9 @@ class Taps:
     Tensors come as the module gave them: bfloat16 under autocast, with a graph where one is made.
     ``torch.inference_mode`` makes tensors that no later graph may use; run a teacher under
     ``torch.no_grad()``. A module that works in place (``ReLU(inplace=True)``) after a tapped one
-    changes what was recorded.
+    changes what was recorded. ``torch.compile`` does not look again for hooks that came after it
+    compiled: a compiled model is tapped without an error and records nothing, which ``taps[path]``
+    then refuses.
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str], *, inputs: bool = False) -> None:

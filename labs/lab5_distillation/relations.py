@@ -160,12 +160,15 @@ class Relations(FeatureLoss):
         kinds = ("query", "key", "value")
         if wrong := {name for pair in weights for name in pair} - set(kinds):
             raise InputError(f"relation {wrong.pop()!r} must be of {', '.join(kinds)}")
-        for model, name in ((student, "student"), (teacher, "teacher")):
-            width = model.encoder.config.hidden_size
-            divides = heads >= 1 and width % heads == 0
-            require(divides, "heads", heads, f"must divide the {name}'s width of {width}")
         self._student = attention_paths(student, counted(student, student_layer))
         self._teacher = attention_paths(teacher, counted(teacher, teacher_layer))
+        for model, paths, name in (
+            (student, self._student, "student"),
+            (teacher, self._teacher, "teacher"),
+        ):
+            width = len(model.get_submodule(paths["query"]).get_parameter("weight"))
+            divides = heads >= 1 and width % heads == 0
+            require(divides, "heads", heads, f"must divide the {name}'s width of {width}")
         used = [kind for kind in kinds if any(kind in pair for pair in weights)]
         self.student_paths = tuple(self._student[kind] for kind in used)
         self.teacher_paths = tuple(self._teacher[kind] for kind in used)

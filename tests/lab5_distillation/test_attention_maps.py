@@ -146,3 +146,11 @@ def test_the_objective_compares_the_layers_of_its_map(tiny_teacher, tiny_texts):
     other = make(tiny_teacher, tiny_teacher, last_only(4, 4, 0))
     assert same.parts(batch)["AttentionMaps"].item() == pytest.approx(0, abs=1e-6)
     assert other.parts(batch)["AttentionMaps"].item() > 1e-6
+
+
+def test_heads_are_counted_in_the_layer_and_not_in_the_config(tiny_teacher):
+    """A pruned encoder keeps other numbers of heads in its layers; its config has one number."""
+    tiny_teacher.encoder.encoder.layer[1].attention.self.num_attention_heads = 3
+    assert [attention_maps.heads_of(tiny_teacher, layer) for layer in (0, 1)] == [4, 3]
+    pruned = attention_maps.AttentionMaps(tiny_teacher, tiny_teacher, LayerMap(4, 4, ((1, 2),)))
+    assert pruned.heads == [(3, 4)]

@@ -196,8 +196,9 @@ def test_what_cannot_be_compared_is_refused(tiny_teacher):
         FeatureDistillation(student, tiny_teacher, losses, logits=-1.0)
     with pytest.raises(InputError, match="layer = 2 must be from 0 to 1"):
         HiddenStates(student, tiny_teacher, layer_maps.uniform(4, 4))
+    swapped = HiddenStates(tiny_teacher, student, layer_maps.last_only(4, 2))
     with pytest.raises(InputError, match="no module at 'encoder"):
-        FeatureDistillation(student, tiny_teacher, [HiddenStates(tiny_teacher, student, LAYERS)])
+        FeatureDistillation(student, tiny_teacher, [swapped])
 
 
 def test_a_cache_of_features_takes_what_the_lesson_says():

@@ -227,3 +227,15 @@ def test_a_tapped_model_is_saved_copied_and_pickled_as_any_other():
     assert pickle.dumps(model) == before
     assert n_hooks(copy.deepcopy(model)) == 0
     assert list(model.state_dict()) == list(network().state_dict())
+
+
+@pytest.mark.slow  # the compiler takes seconds to import
+def test_a_compiled_model_is_refused_rather_than_read_as_empty():
+    """torch.compile does not call hooks that came after it compiled, and says nothing."""
+    model, x = network(), torch.randn(4, 3)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    with hooks.Taps(model, ["0"]) as taps:
+        compiled(x)
+    with pytest.raises(InputError, match="called 0 times"):
+        taps["0"]

@@ -149,7 +149,7 @@ def test_relations_need_neither_equal_widths_nor_equal_heads(tiny_texts):
     compared = relations.Relations(student, teacher, heads=8)
     assert compared.student_paths[0] == "encoder.encoder.layer.1.attention.self.query"
     assert compared.teacher_paths[2] == "encoder.encoder.layer.3.attention.self.value"
-    with Taps(student, compared.student_paths) as ours:
+    with Taps(student, compared.student_paths) as ours, torch.no_grad():
         read(student, batch)
     with Taps(teacher, compared.teacher_paths) as theirs, torch.no_grad():
         read(teacher, batch)
@@ -157,7 +157,7 @@ def test_relations_need_neither_equal_widths_nor_equal_heads(tiny_texts):
         by_hand((ours[s], ours[s]), (theirs[t], theirs[t]), batch.attention_mask, 8)
         for s, t in zip(compared.student_paths, compared.teacher_paths)
     )
-    loss = float(compared(ours, theirs, batch.attention_mask))
+    loss = compared(ours, theirs, batch.attention_mask).item()
     assert loss == pytest.approx(expected, rel=1e-3)
 
 

@@ -7,7 +7,7 @@ or the teacher's answers with the wrong classes shuffled), and having several mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -167,13 +167,3 @@ def under_permuted(
     shuffled = CachedTeacher(permuted(logits(teacher, texts), recipe.seed).to(texts.device))
     train(distillation(model, shuffled, temperature=temperature, alpha=alpha), texts, recipe)
     return model
-
-
-def ensemble(members: Sequence[Tensor]) -> Tensor:
-    """Log of the mean of the members' probabilities, [N, C], from their logits [N, C].
-
-    Probabilities are averaged, not logits: a member that is sure then has one vote and no more.
-    """
-    require(len(members) >= 1, "number of members", len(members), "must be at least 1")
-    stacked = torch.stack([each.log_softmax(-1) for each in members])
-    return stacked.logsumexp(0) - torch.log(torch.tensor(float(len(members))))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -127,17 +128,19 @@ class Theseus(Objective):
     schedule
         See `Replacement`.
     seed
-        Seed of the draws.
+        Seed of the draws, which depend on it and the step alone: a resumed run draws as before.
 
     Attributes
     ----------
     steps
         Batches learned from.
     layers_run
-        Layers computed so far, of both.
+        Layers computed in learning from them, of both.
     """
 
     student: TextClassifier
+    steps: Tensor
+    layers_run: Tensor
 
     def __init__(
         self,
@@ -161,11 +164,16 @@ class Theseus(Objective):
         self._modules_of_old = [
             [layers_of(frozen)[m * per + i] for i in range(per)] for m in range(layers)
         ]
-        self.schedule, self.steps, self.layers_run = schedule, 0, 0
-        self._generator = torch.Generator().manual_seed(seed)
+        self.schedule, self.seed = schedule, seed
+        # Buffers, so that a checkpoint has them.
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("layers_run", torch.tensor(0))
+        self._ran = 0
 
     def logits(self, batch: Batch, step: int) -> Tensor:
-        """Logits [B, C] of one draw of the mixed network."""
+        """Logits [B, C] of the mixed network as it is drawn for a step."""
+        self._ran = 0
+        state = np.random.SeedSequence([self.seed, step]).generate_state(1)
         states, mask = embedded(self.student, batch.input_ids, batch.attention_mask)
         run = partial(self._run, mask=mask)
         states = self.schedule.mixed(
@@ -173,21 +181,22 @@ class Theseus(Objective):
             [[partial(run, each) for each in module] for module in self._modules_of_old],
             [partial(run, each) for each in layers_of(self.student)],
             step,
-            self._generator,
+            torch.Generator().manual_seed(int(state[0])),
         )
         pooled = self.student.pool(states, batch.attention_mask)
         found: Tensor = self.student.head(self.student.dropout(pooled))
         return found
 
     def _run(self, layer: nn.Module, states: Tensor, mask: Tensor | None) -> Tensor:
-        self.layers_run += 1
+        self._ran += 1
         found: Tensor = layer(states, mask)
         return found
 
     def forward(self, batch: Any) -> Tensor:
-        loss = F.cross_entropy(self.logits(batch, self.steps), batch.labels)
+        loss = F.cross_entropy(self.logits(batch, int(self.steps)), batch.labels)
         if self.training:
             self.steps += 1
+            self.layers_run += self._ran
         return loss
 
 
@@ -223,7 +232,8 @@ class LayerDropping(Objective):
 
     Between two drops the layers that are left learn to do without the one that went. The student
     object is the same all along; a dropped layer's parameters get no further gradient, and an
-    optimizer such as AdamW leaves them alone.
+    optimizer such as AdamW leaves them alone. The set of parameters changes on the way, so such a
+    run has no checkpoint to go on from.
 
     Parameters
     ----------
@@ -296,7 +306,8 @@ class LayerDropping(Objective):
 def even_drops(total: int, n: int, until: float = 0.5) -> tuple[int, ...]:
     """Steps of ``n`` drops, evenly spaced from 0 to the share ``until`` of ``total`` steps.
 
-    The rest of the steps is the finished student's own.
+    The first is at step 0, since a copy of the teacher has nothing to learn from it. The steps
+    after the last drop are the finished student's own.
     """
     require(total >= 1, "total", total, "must be at least 1 step")
     require(n >= 1, "n", n, "must be at least 1 drop")

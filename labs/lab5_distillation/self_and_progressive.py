@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from labs.lab5_distillation.born_again import (
     Maker,
     born_again,
     independent,
     under_permuted,
 )
-from labs.lab5_distillation.encoders import TextClassifier, clone, layers_of
+from labs.lab5_distillation.encoders import (
+    TextClassifier,
+    clone,
+    freeze_embeddings,
+    layers_of,
+)
 from labs.lab5_distillation.layer_dropping import (
     LayerDropping,
     Replacement,
@@ -65,7 +72,7 @@ def self_study(
     ``born-again-<k>``, generation k; ``independent-<k>``, the same starts and seeds from labels
     alone (0 is generation 0); ``smoothed-<k>``, those with label smoothing; ``permuted-1``,
     generation 1 under shuffled wrong classes. Compare generation k with the model of the same
-    number, and the ensemble of one kind with that of another (`born_again.ensemble`).
+    number, and the ensemble of one kind with that of another (`ensemble.mean_of_probabilities`).
 
     Trains 3 n models: n generations, n - 1 independent, n smoothed, 1 permuted.
     """
@@ -101,6 +108,8 @@ def exits_study(
 ) -> tuple[list[Trained], ExitClassifier]:
     """Exits taught by the deepest head, exits taught by labels, and shallow students alone.
 
+    Word vectors stay as they are, in this study and in the others.
+
     ``deeper-head-<d>`` and ``labels-only-<d>``: cut at d layers, the full depth included;
     ``alone-<d>``: the first d layers of ``start`` fine-tuned without the layers above.
 
@@ -116,21 +125,19 @@ def exits_study(
     networks = {}
     depth = len(layers_of(start))
     for name, weight in (("deeper-head", alpha), ("labels-only", 0.0)):
+        torch.manual_seed(recipe.seed)
         network = with_exits(start, exits)
+        freeze_embeddings(network)
         train(DeeperHead(network, temperature=temperature, alpha=weight), texts, recipe)
         networks[name] = network
         cost = float(depth * recipe.epochs)
         found += [Trained(f"{name}-{d}", cut(network, d), cost) for d in network.depths]
     for layers in exits:
-        alone = from_first_layers(start, layers)
+        alone = by_depth(start, range(layers))
+        freeze_embeddings(alone)
         train(supervised(alone), texts, recipe)
         found.append(Trained(f"alone-{layers}", alone, float(layers * recipe.epochs)))
     return found, networks["deeper-head"]
-
-
-def from_first_layers(start: TextClassifier, layers: int) -> TextClassifier:
-    """The first layers of an encoder, as a cut at an exit keeps them, and its head."""
-    return by_depth(start, range(layers))
 
 
 def progressive_study(
@@ -179,10 +186,13 @@ def progressive_study(
     if len(layers_of(teacher)) % depth == 0:
         schedule = Replacement(start_rate, max(1, total // 2))
         theseus = Theseus(teacher, depth, schedule, seed=recipe.seed)
+        freeze_embeddings(theseus.student)
         train(theseus, texts, recipe)
-        found.append(Trained("theseus", theseus.student, theseus.layers_run / batches))
+        found.append(Trained("theseus", theseus.student, int(theseus.layers_run) / batches))
     drops = even_drops(total, len(layers_of(teacher)) - depth)
-    dropping = LayerDropping(clone(teacher), known, drops, temperature=temperature, alpha=alpha)
+    whole = clone(teacher).requires_grad_(True)
+    freeze_embeddings(whole)
+    dropping = LayerDropping(whole, known, drops, temperature=temperature, alpha=alpha)
     train(dropping, texts, recipe)
     found.append(Trained("dropped", dropping.student, dropping.layers_run / batches))
     return found

@@ -6,33 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
-from common.errors import InputError, require
-from labs.lab5_distillation.encoders import TextClassifier, layers_of
+from common.errors import InputError
+from labs.lab5_distillation.encoders import TextClassifier, freeze_embeddings, layers_of
 from labs.lab5_distillation.recipe import Recipe, cached, distillation, train
-from labs.lab5_distillation.students import by_depth
+from labs.lab5_distillation.students import by_depth, layer_choice
 from labs.lab5_distillation.tokens import TokenSet
 
 Maker = Callable[[int], TextClassifier]
 """``maker(depth)`` -> an untrained student with so many layers."""
 
 
-def spaced(has: int, keep: int) -> tuple[int, ...]:
-    """``keep`` of ``has`` layers, evenly spaced, the first and the last among them.
-
-    One layer is the last: it is the one whose output the head has learned to read.
-    """
-    require(1 <= keep <= has, "keep", keep, f"must be from 1 to {has}, the layers there are")
-    if keep == 1:
-        return (has - 1,)
-    return tuple(int(layer) for layer in np.round(np.linspace(0, has - 1, keep)))
-
-
 def from_layers_of(teacher: TextClassifier) -> Maker:
-    """Students that start from evenly spaced layers of the teacher, and its head."""
-    has = len(layers_of(teacher))
-    return lambda depth: by_depth(teacher, spaced(has, depth))
+    """Students that start from evenly spaced layers of the teacher, and its head.
+
+    Word vectors stay as they are, in all of them.
+    """
+
+    def make(depth: int) -> TextClassifier:
+        student = by_depth(teacher, layer_choice(len(layers_of(teacher)), depth))
+        freeze_embeddings(student)
+        return student
+
+    return make
 
 
 @dataclass(frozen=True)

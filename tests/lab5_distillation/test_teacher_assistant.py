@@ -2,44 +2,19 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from common.errors import InputError
 from labs.lab5_distillation.encoders import layers_of
 from labs.lab5_distillation.recipe import Recipe, cached, distillation, train
-from labs.lab5_distillation.students import by_depth
-from labs.lab5_distillation.teacher_assistant import as_long_as, chain, spaced
+from labs.lab5_distillation.teacher_assistant import as_long_as, chain, from_layers_of
 
 RECIPE = Recipe(epochs=1, rate=1e-3, head_rate=1e-3, batch_size=32)
-
-
-@pytest.mark.parametrize(
-    ("has", "keep", "expected"),
-    [(6, 1, (5,)), (6, 2, (0, 5)), (6, 3, (0, 2, 5)), (6, 6, (0, 1, 2, 3, 4, 5)), (12, 1, (11,))],
-)
-def test_layers_are_spaced_over_the_teacher_with_the_last_among_them(has, keep, expected):
-    """The head has learned to read the last layer's states."""
-    assert spaced(has, keep) == expected
-
-
-@settings(derandomize=True, deadline=None, max_examples=30)
-@given(has=st.integers(1, 40), keep=st.integers(1, 40))
-def test_spaced_layers_differ_and_rise(has, keep):
-    if keep > has:
-        with pytest.raises(InputError, match="must be from 1 to"):
-            spaced(has, keep)
-        return
-    found = spaced(has, keep)
-    assert len(found) == keep
-    assert list(found) == sorted(set(found))
-    assert found[-1] == has - 1
 
 
 def test_a_chain_of_one_is_direct_distillation(tiny_teacher, tiny_texts):
     """Otherwise the comparison of the two compares something else."""
     (link,) = chain(tiny_teacher, [1], tiny_texts, RECIPE)
-    direct = by_depth(tiny_teacher, [3])
+    direct = from_layers_of(tiny_teacher)(1)
     known = cached(tiny_teacher, tiny_texts)
     train(distillation(direct, known, temperature=4.0, alpha=1.0), tiny_texts, RECIPE)
     assert torch.equal(link.model.head.weight, direct.head.weight)
@@ -49,7 +24,7 @@ def test_the_student_is_taught_by_the_assistant(tiny_teacher, tiny_texts):
     """Same start, same batches; the answers are the assistant's, not the teacher's."""
     links = chain(tiny_teacher, [2, 1], tiny_texts, RECIPE)
     assert [len(layers_of(link.model)) for link in links] == [2, 1]
-    student = by_depth(tiny_teacher, [3])
+    student = from_layers_of(tiny_teacher)(1)
     known = cached(links[0].model, tiny_texts)
     train(distillation(student, known, temperature=4.0, alpha=1.0), tiny_texts, RECIPE)
     assert torch.equal(links[1].model.head.weight, student.head.weight)
@@ -70,6 +45,18 @@ def test_direct_distillation_gets_the_layer_epochs_that_the_chain_has_cost(
     links = chain(tiny_teacher, [2, 1], tiny_texts, RECIPE)
     assert links[-1].layer_epochs == 3
     assert as_long_as(links, RECIPE) == RECIPE.but(epochs=3)
+
+
+def test_students_start_from_spaced_layers_and_the_teachers_head(tiny_teacher):
+    """One layer is the last, which the head knows; the word vectors are not trained."""
+    make = from_layers_of(tiny_teacher)
+    for depth, kept in ((1, (3,)), (2, (0, 3))):
+        student = make(depth)
+        assert torch.equal(student.head.weight, tiny_teacher.head.weight)
+        for mine, place in zip(layers_of(student), kept, strict=True):
+            theirs = layers_of(tiny_teacher)[place].state_dict()
+            assert all(torch.equal(each, theirs[key]) for key, each in mine.state_dict().items())
+        assert not any(each.requires_grad for each in student.encoder.embeddings.parameters())
 
 
 @pytest.mark.parametrize("depths", [(), (4,), (2, 2), (1, 2), (2, 0)])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from labs.lab5_distillation.early_exit import ExitCurve
     from labs.lab5_distillation.layer_dropping import Replacement
 
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7d5ba6", "#8a6d1f")
-MARKERS = ("o", "s", "^", "D", "v")
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7d5ba6", "#8a6d1f", "#444444")
+MARKERS = ("o", "s", "^", "D", "v", "*")
 
 
 def draw_generations(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
@@ -36,7 +36,7 @@ def draw_generations(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Fig
         values = np.asarray(given, dtype=float)
         n = values.shape[1] - 1
         x = np.arange(n + 1) + 0.08 * (place - (len(accuracies) - 1) / 2)
-        colour, marker = COLOURS[place % 5], MARKERS[place % 5]
+        colour, marker = COLOURS[place % 6], MARKERS[place % 6]
         axes.plot(x[:n], values[:, :n].mean(0), marker + "-", color=colour, label=kind)
         axes.plot(x[n], values[:, n].mean(), marker, ms=9, mfc="none", color=colour)
         if len(values) > 1:
@@ -66,7 +66,7 @@ def draw_early_exit(curves: Mapping[str, ExitCurve], texts: str = "test texts") 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     for place, (name, curve) in enumerate(curves.items()):
-        colour, marker = COLOURS[place % 5], MARKERS[place % 5]
+        colour, marker = COLOURS[place % 6], MARKERS[place % 6]
         points = sorted(curve.points, key=lambda point: point.mean_layers)
         axes.plot(
             [point.mean_layers for point in points],
@@ -103,10 +103,9 @@ def draw_cost(
     axes = figure.subplots()
     for place, (name, (cost, given)) in enumerate(students.items()):
         values = np.asarray(given, dtype=float)
-        colour = COLOURS[place % 5]
+        colour = COLOURS[place % 6]
         axes.plot([cost] * len(values), values, ".", ms=4, alpha=0.5, color=colour)
-        marker = MARKERS[place % 5] if place < 5 else "*"
-        axes.plot(cost, values.mean(), marker, color=colour, ms=8, label=name)
+        axes.plot(cost, values.mean(), MARKERS[place % 6], color=colour, ms=8, label=name)
     if baseline in students:
         axes.axhline(float(np.mean(students[baseline][1])), ls="--", lw=1, color="0.6")
     axes.set(xlabel="layers × epochs trained on the way", ylabel="test accuracy")

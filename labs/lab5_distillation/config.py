@@ -130,8 +130,7 @@ SCALES = {
     "full": Config(
         methods=METHODS,
         few_labels=10,
-        student_epochs=10,
-        aware_epochs=3,
+        student_epochs=8,
         seeds=3,
         speed_repeats=15,
     ),

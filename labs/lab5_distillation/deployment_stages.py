@@ -98,6 +98,7 @@ def _aware(
     from labs.lab5_distillation.encoders import clone
     from labs.lab5_distillation.fake_quantization import strip
     from labs.lab5_distillation.quantization_aware import quantization_aware_distillation
+    from labs.lab5_distillation.unfinished import Job
 
     recipe = recipe_of(
         run, config, epochs=config.aware_epochs, rate=config.aware_rate, seed=run.seed + seed
@@ -117,7 +118,7 @@ def _aware(
             )
         return strip(prepared)
 
-    return unfinished.student(f"aware-{seed}", lambda: clone(model), train).cpu()
+    return unfinished.student(Job(f"aware-{seed}", lambda: clone(model), train)).cpu()
 
 
 def _export(

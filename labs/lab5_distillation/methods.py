@@ -115,11 +115,10 @@ def features(task: Task, name: str) -> TextClassifier:
     """What the teacher computes inside, beside its logits."""
     from labs.lab5_distillation.feature_distillation import FeatureDistillation
     from labs.lab5_distillation.feature_study import WEIGHTS, feature_losses
-    from labs.lab5_distillation.layer_maps import LayerMap
+    from labs.lab5_distillation.layer_maps import as_cut
 
     student = task.student()
-    pairs = tuple(enumerate(task.layers))
-    layers = LayerMap(len(task.layers), len(layers_of(task.teacher)), pairs)
+    layers = as_cut(task.layers, len(layers_of(task.teacher)))
     losses = feature_losses(name, student, task.teacher, layers)
     objective = FeatureDistillation(
         student,

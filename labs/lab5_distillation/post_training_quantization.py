@@ -142,7 +142,9 @@ def quantize_static_int8(
     return path
 
 
-def write_weight_only(prepared: TextClassifier, path: Path, *, block: int = BLOCK) -> Path:
+def write_weight_only(
+    prepared: TextClassifier, path: Path, *, plain: Path | None = None, block: int = BLOCK
+) -> Path:
     """Write a prepared student with weights of at most 4 bits, as it was trained.
 
     Each linear map of the encoder becomes a MatMulNBits of 4-bit codes, two a byte, with the scales
@@ -154,6 +156,8 @@ def write_weight_only(prepared: TextClassifier, path: Path, *, block: int = BLOC
     ----------
     prepared
         From `fake_quantization.prepare` with `weight_only`; trained or not.
+    plain
+        The unfused float32 file of ``strip(prepared)``, where there is one already.
 
     Raises
     ------
@@ -172,7 +176,8 @@ def write_weight_only(prepared: TextClassifier, path: Path, *, block: int = BLOC
     highest = max(each.weight_codes.high for each in inner)
     require(highest <= NIBBLE.high, "codes", highest, "must be at most 7 to fit into 4 bits")
     with tempfile.TemporaryDirectory(prefix="weights-") as folder, whole(path) as partial:
-        plain = export_onnx(strip(prepared), Path(folder) / "fp32.onnx", fused=False)
+        if plain is None:
+            plain = export_onnx(strip(prepared), Path(folder) / "fp32.onnx", fused=False)
         with quiet():
             quantize_dynamic(
                 plain, partial, op_types_to_quantize=list(TABLES), weight_type=QuantType.QInt8

@@ -179,11 +179,6 @@ class BitsStudy:
         return sorted({each.bits for each in self.rows} - {32}, reverse=True)
 
 
-def scheme_of(bits: int, *, aware: bool) -> Scheme:
-    """Dynamic INT8 for 8 bits; weight-only below, with learned scales where there is training."""
-    return INT8 if bits == 8 else weight_only(bits, learned=aware)
-
-
 def bits_study(
     student: TextClassifier,
     teacher: Teacher,
@@ -211,53 +206,60 @@ def bits_study(
 
     Notes
     -----
-    Cost: ``len(seeds) * (len(bits) + 1)`` times the epochs of the recipe, and
-    ``1 + len(bits) + len(seeds) * (1 + 2 * len(bits))`` exports and passes over ``test``.
+    With training, weights of fewer than 8 bits have learned scales; without, those of their maxima.
+    Cost: ``len(seeds) * (len(bits) + 1)`` times the epochs of the recipe,
+    ``2 + len(seeds) * (2 + len(bits))`` exports, and ``1 + len(bits) + len(seeds) * (1 + 2 *
+    len(bits))`` passes over ``test`` by ONNX Runtime.
     """
     rows: list[QuantizedStudent] = []
-    with tempfile.TemporaryDirectory(prefix="bits-") as folder:
-        path = Path(folder) / "student.onnx"
 
-        def measure(model: TextClassifier, at: int, method: str, seed: int) -> None:
-            if at == 32:
-                export_onnx(model, path)
-            elif method == "aware":
-                write_quantized(model, path)
-            else:
-                write_quantized(prepare(model, scheme_of(at, aware=False)), path)
-            found = session_logits(path, test, batch_size=batch_size)
-            rows.append(
-                QuantizedStudent(
-                    bits=at,
-                    method=method,
-                    seed=seed,
-                    accuracy=accuracy(found, test),
-                    agreement=float((found.argmax(1) == reference.argmax(1)).float().mean()),
-                    divergence=divergence(reference, found),
-                    size_mb=size_mb(path),
-                )
+    def measure(path: Path, at: int, method: str, seed: int) -> None:
+        found = session_logits(path, test, batch_size=batch_size)
+        rows.append(
+            QuantizedStudent(
+                bits=at,
+                method=method,
+                seed=seed,
+                accuracy=accuracy(found, test),
+                agreement=float((found.argmax(1) == reference.argmax(1)).float().mean()),
+                divergence=divergence(reference, found),
+                size_mb=size_mb(path),
             )
+        )
 
-        for at in (32, *bits):
-            measure(student, at, "before", 0)
+    with tempfile.TemporaryDirectory(prefix="bits-") as name:
+        folder = Path(name)
+
+        def measure_rounded(model: TextClassifier, method: str, seed: int) -> None:
+            fused = export_onnx(model, folder / "fused.onnx")
+            plain = export_onnx(model, folder / "plain.onnx", fused=False)
+            measure(fused, 32, method, seed)
+            for at in bits:
+                path = folder / "rounded.onnx"
+                if at == 8:
+                    quantize_dynamic_int8(fused, path)
+                else:
+                    write_weight_only(prepare(model, weight_only(at)), path, plain=plain)
+                measure(path, at, method, seed)
+
+        measure_rounded(student, "before", 0)
         for seed in seeds:
             seeded = recipe.but(seed=seed)
             continued = continued_distillation(
                 student, teacher, texts, seeded, temperature=temperature, alpha=alpha
             )
-            for at in (32, *bits):
-                measure(continued, at, "continued", seed)
+            measure_rounded(continued, "continued", seed)
             for at in bits:
                 aware = quantization_aware_distillation(
                     student,
                     teacher,
                     texts,
                     seeded,
-                    scheme=scheme_of(at, aware=True),
+                    scheme=INT8 if at == 8 else weight_only(at, learned=True),
                     temperature=temperature,
                     alpha=alpha,
                 )
-                measure(aware, at, "aware", seed)
+                measure(write_quantized(aware, folder / "aware.onnx"), at, "aware", seed)
     return BitsStudy(tuple(rows), len(test))
 
 

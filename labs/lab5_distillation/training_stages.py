@@ -191,6 +191,8 @@ def train_students(
     run: Run, config: Config, material: Material, taught: Taught, unfinished: Unfinished
 ) -> dict[str, dict[str, Trained]]:
     """Every kind, every seed, twice from the same weights: on the labels, and under the teacher."""
+    from labs.lab5_distillation.unfinished import Job
+
     makers = {kind: maker_of(kind, material, taught) for kind in config.students}
     kinds: list[tuple[str, Callable[[], TextClassifier], int]] = [
         (kind, makers[kind], config.seeds_of(kind)) for kind in config.students
@@ -203,21 +205,21 @@ def train_students(
         for seed in range(run.seed, run.seed + seeds)
         for how in (ALONE, TAUGHT)
     ]
-    found: dict[str, dict[str, Trained]] = {}
     each = config.student_epochs * -(-len(material.train) // config.batch_size)
     with run.progress_bar("students", len(jobs) * each) as bar:
+        work = []
         for i, (kind, make, seed, how) in enumerate(jobs):
             recipe = recipe_of(
                 run, config, epochs=config.student_epochs, rate=config.student_rate, seed=seed
             )
             told = partial(_tell, bar, i * each, f"{kind}, {how}")
-            student = unfinished.student(
-                f"{kind}-{how}-{seed}",
-                make,
-                partial(_train_one, config, material, taught, recipe, make, how, told),
-            )
-            keep(found.setdefault(kind, {}), how, student, material)
-            bar.update((i + 1) * each, f"{kind}, {how}")
+            learn = partial(_train_one, config, material, taught, recipe, make, how, told)
+            work.append(Job(f"{kind}-{how}-{seed}", make, learn))
+        students = dict(unfinished.students(work))
+        bar.update(len(jobs) * each)
+    found: dict[str, dict[str, Trained]] = {}
+    for i, (kind, _, _, how) in enumerate(jobs):
+        keep(found.setdefault(kind, {}), how, students[i], material)
     return found
 
 
@@ -289,7 +291,7 @@ def train_methods(
     from common.data.labelled_texts import read_split
     from labs.lab5_distillation.encoders import layers_of
     from labs.lab5_distillation.methods import Task
-    from labs.lab5_distillation.students import by_depth
+    from labs.lab5_distillation.unfinished import Job
 
     layers = layers_for(config.students[0], len(layers_of(taught.model)))
     general = read_split("docstrings", seed=run.seed).train.head(len(material.train))
@@ -307,19 +309,19 @@ def train_methods(
         temperature=config.temperature,
         alpha=config.alpha,
     )
-    found: dict[str, Trained] = {}
     jobs = [(name, run.seed + s) for name in config.methods for s in range(config.seeds)]
+    work = [
+        Job(f"{name}-{seed}", task.student, partial(_by_method, task, name, seed))
+        for name, seed in jobs
+    ]
+    students = {}
     with run.progress_bar("methods", len(jobs)) as bar:
-        for i, (name, seed) in enumerate(jobs):
-            bar.update(i, name)
-            student = unfinished.student(
-                f"{name}-{seed}",
-                lambda: by_depth(taught.model, layers),
-                partial(_by_method, task, name, seed),
-            )
-            keep(found, name, student, material)
-            found[name].models.clear()
-        bar.update(len(jobs))
+        for i, student in unfinished.students(work):
+            students[i] = student
+            bar.update(len(students), jobs[i][0])
+    found: dict[str, Trained] = {}
+    for i, (name, _) in enumerate(jobs):
+        keep(found, name, students[i], material)
     return found
 
 

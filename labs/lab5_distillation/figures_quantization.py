@@ -1,0 +1,89 @@
+"""Figures of quantization: accuracy by bits, and the codes that few bits leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from labs.lab5_distillation.quantization_aware import BitsStudy
+
+METHODS = {
+    "before": ("rounded after training", "#ee6677", "v"),
+    "continued": ("trained on without rounding, then rounded", "#ccbb44", "s"),
+    "aware": ("trained on with rounding", "#4477aa", "o"),
+}
+COLUMNS = ("accuracy", "divergence")
+
+
+def draw_bits(study: BitsStudy) -> Figure:
+    """Left: accuracy by bits of the weights, a line a method; right: divergence from the teacher.
+
+    Bars reach from the lowest to the highest seed. The dashed line is the student in float32.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    both = figure.subplots(1, 2)
+    bits = study.bits
+    for axes, column in zip(both, COLUMNS, strict=True):
+        for i, (method, (label, colour, marker)) in enumerate(METHODS.items()):
+            values = [[getattr(row, column) for row in study.of(at, method)] for at in bits]
+            middle = [float(np.mean(each)) for each in values]
+            spread = [
+                [m - min(each) for m, each in zip(middle, values)],
+                [max(each) - m for m, each in zip(middle, values)],
+            ]
+            axes.errorbar(
+                np.arange(len(bits)) + 0.06 * (i - 1),  # so that points do not hide each other
+                middle,
+                yerr=spread,
+                label=label,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                capsize=3,
+            )
+        level = float(np.mean([getattr(row, column) for row in study.of(32, "before")]))
+        axes.axhline(level, color="grey", linestyle="--", linewidth=1, label="float32")
+        axes.set_xticks(range(len(bits)), [f"{at}" for at in bits])
+        axes.set_xlabel("bits of a weight")
+        axes.grid(True, alpha=0.25)
+    both[0].set_ylabel(f"accuracy ({study.n:,} texts)")
+    both[0].legend(fontsize=8, loc="lower left")
+    both[1].set_yscale("log")
+    both[1].set_ylabel("KL divergence from the teacher (nats)")
+    figure.suptitle("A student in fewer bits: rounding after training, and training with it")
+    return figure
+
+
+def draw_rounding(bits: int = 3) -> Figure:
+    """Left: fake quantization of a value; right: the gradient that the estimator passes."""
+    import torch
+    from matplotlib.figure import Figure
+
+    from labs.lab5_distillation.fake_quantization import fake_quantize, signed
+
+    codes, step = signed(bits), torch.tensor(1.0)
+    x = torch.linspace(-codes.high - 2, codes.high + 2, 1201, requires_grad=True)
+    y = fake_quantize(x, step, 0.0, codes)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    value, slope = figure.subplots(1, 2)
+    at = x.detach().numpy()
+    value.plot(at, at, color="grey", linestyle="--", linewidth=1, label="float")
+    value.plot(at, y.detach().numpy(), color="#4477aa", label=f"{bits} bits, scale 1")
+    value.set_title("Forward: the value of its code", fontsize=10)
+    value.legend(fontsize=8)
+    slope.plot(at, gradient.numpy(), color="#ee6677", label="straight-through")
+    slope.axhline(0, color="grey", linestyle="--", linewidth=1, label="of rounding itself")
+    slope.set_ylim(-0.1, 1.2)
+    slope.set_title("Backward: the gradient that passes", fontsize=10)
+    slope.legend(fontsize=8)
+    for axes in (value, slope):
+        axes.set_xlabel("x / scale")
+        axes.grid(True, alpha=0.25)
+    return figure

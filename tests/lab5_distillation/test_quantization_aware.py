@@ -1,0 +1,125 @@
+"""Training with the rounding on: what it repairs, and the file that comes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.errors import InputError
+from labs.lab5_distillation import fake_quantization, quantization_aware, recipe
+from labs.lab5_distillation.fake_quantization import Scheme, prepare, strip, weight_only
+from labs.lab5_distillation.quantization_aware import BitsStudy, QuantizedStudent
+from tests.lab5_distillation.conftest import make_texts, tiny_classifier
+from tests.lab5_distillation.exported import model
+
+RECIPE = recipe.Recipe(epochs=6, rate=3e-3, head_rate=3e-3, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A student that knows the synthetic texts, and what it answers: its own teacher."""
+    texts, student = make_texts(160), tiny_classifier(1)
+    recipe.train(recipe.supervised(student), texts, RECIPE.but(epochs=12))
+    student.eval()
+    return student, recipe.cached(student, texts), texts
+
+
+def apart(student, teacher, texts):
+    return quantization_aware.divergence(teacher.logits, recipe.logits(student, texts))
+
+
+def test_at_two_bits_awareness_repairs_what_rounding_broke(trained):
+    """Weights of -1, 0 and 1 times a scale: rounded after training the student has forgotten most;
+    trained under its rounding it comes back near its teacher, and the same steps without rounding
+    do not help.
+    """
+    student, teacher, texts = trained
+    before = apart(prepare(student, weight_only(2)), teacher, texts)
+    continued = quantization_aware.continued_distillation(student, teacher, texts, RECIPE)
+    control = apart(prepare(continued, weight_only(2)), teacher, texts)
+    aware = quantization_aware.quantization_aware_distillation(
+        student, teacher, texts, RECIPE, scheme=weight_only(2, learned=True)
+    )
+    after = apart(aware, teacher, texts)
+    assert after < before / 2, f"divergence {after:.3f} aware, {before:.3f} rounded after"
+    assert after < control / 2, f"divergence {after:.3f} aware, {control:.3f} continued"
+
+
+def test_training_leaves_the_given_student_alone(trained):
+    """It is the baseline of the comparison."""
+    student, teacher, texts = trained
+    kept = {name: each.clone() for name, each in student.named_parameters()}
+    one = RECIPE.but(epochs=1)
+    aware = quantization_aware.quantization_aware_distillation(student, teacher, texts, one)
+    quantization_aware.continued_distillation(student, teacher, texts, one)
+    assert all(torch.equal(kept[name], each) for name, each in student.named_parameters())
+    name = "encoder.encoder.layer.0.attention.self.query.weight"
+    moved = (strip(aware).get_parameter(name) - kept[name]).abs().max()
+    assert moved > 1e-4, f"the weights behind the rounding moved by {float(moved)}"
+
+
+def test_divergence_is_zero_for_the_same_answers_only():
+    """KL by its definition on two classes."""
+    p, q = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0986123]])  # 1/2, 1/2 and 1/4, 3/4
+    assert quantization_aware.divergence(p, p) == pytest.approx(0, abs=1e-6)
+    expected = 0.5 * torch.tensor([2.0, 2 / 3]).log().sum().item()
+    assert quantization_aware.divergence(p, q) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_without_a_file_is_refused(tmp_path):
+    """Each scheme that ONNX Runtime cannot run says so, before anything is exported."""
+    with pytest.raises(InputError, match="not prepared"):
+        quantization_aware.write_quantized(model(), tmp_path / "x.onnx")
+    for scheme in (Scheme(weight_bits=4), Scheme(learned=True)):
+        with pytest.raises(InputError, match="dynamic INT8 has weights of 8 bits"):
+            quantization_aware.write_quantized(prepare(model(), scheme), tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def made_up():
+    def row(bits, method, seed, accuracy):
+        return QuantizedStudent(bits, method, seed, accuracy, accuracy, 0.1, 15.0)
+
+    values = [(32, "before", 0, 0.95), (8, "before", 0, 0.94), (2, "before", 0, 0.1)]
+    values += [(8, "continued", 0, 0.945), (2, "continued", 0, 0.12), (32, "continued", 0, 0.951)]
+    values += [(8, "aware", 0, 0.95), (8, "aware", 1, 0.96), (2, "aware", 0, 0.9)]
+    return BitsStudy(tuple(row(*each) for each in values), 1000)
+
+
+def test_a_gain_is_a_difference_of_means_over_seeds():
+    """Over the student as given, or over the one that was trained as long."""
+    study = made_up()
+    assert study.bits == [8, 2]
+    assert study.gain(8) == pytest.approx(0.955 - 0.94)
+    assert study.gain(2, over="continued") == pytest.approx(0.78)
+
+
+def test_the_figure_has_a_line_a_method():
+    """Bits on the horizontal axis, the most on the left; float32 as a level."""
+    from labs.lab5_distillation.figures_quantization import draw_bits
+
+    figure = draw_bits(made_up())
+    axes = figure.axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert len(labels) == 4, labels
+    assert [each.get_text() for each in axes.get_xticklabels()] == ["8", "2"]
+
+
+@pytest.mark.slow
+def test_the_study_measures_files(trained):
+    """Slow for its five exports. Every row is a file that ONNX Runtime ran; at two bits the aware
+    student beats both others, and the fake-quantized answers are the file's.
+    """
+    student, teacher, texts = trained
+    study = quantization_aware.bits_study(
+        student, teacher, texts, texts, teacher.logits, RECIPE, bits=(2,)
+    )
+    assert [(row.bits, row.method) for row in study.rows] == [
+        (32, "before"), (2, "before"), (32, "continued"), (2, "continued"), (2, "aware"),
+    ]  # fmt: skip
+    before, aware = study.of(2, "before")[0], study.of(2, "aware")[0]
+    assert study.of(32, "before")[0].divergence == pytest.approx(0, abs=1e-4)
+    fake = fake_quantization.prepare(student, weight_only(2))
+    assert before.divergence == pytest.approx(apart(fake, teacher, texts), rel=1e-3)
+    assert aware.divergence < before.divergence / 2
+    assert aware.accuracy >= before.accuracy

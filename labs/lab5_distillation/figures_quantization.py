@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from labs.lab5_distillation.quantization_aware import BitsStudy
 
 METHODS = {
-    "before": ("rounded after training", "#ee6677", "v"),
+    "before": ("rounded after training, scales of the maxima", "#ee6677", "v"),
+    "fitted": ("rounded after training, scales of least error", "#aa3377", "^"),
     "continued": ("trained on without rounding, then rounded", "#ccbb44", "s"),
     "aware": ("trained on with rounding", "#4477aa", "o"),
 }
@@ -31,14 +32,15 @@ def draw_bits(study: BitsStudy) -> Figure:
     bits = study.bits
     for axes, column in zip(both, COLUMNS, strict=True):
         for i, (method, (label, colour, marker)) in enumerate(METHODS.items()):
-            values = [[getattr(row, column) for row in study.of(at, method)] for at in bits]
-            middle = [float(np.mean(each)) for each in values]
+            found = [(at, study.of(each, method)) for at, each in enumerate(bits)]
+            values = {at: [getattr(row, column) for row in rows] for at, rows in found if rows}
+            middle = [float(np.mean(each)) for each in values.values()]
             spread = [
-                [m - min(each) for m, each in zip(middle, values)],
-                [max(each) - m for m, each in zip(middle, values)],
+                [m - min(each) for m, each in zip(middle, values.values())],
+                [max(each) - m for m, each in zip(middle, values.values())],
             ]
             axes.errorbar(
-                np.arange(len(bits)) + 0.06 * (i - 1),  # so that points do not hide each other
+                np.array(list(values)) + 0.06 * (i - 1.5),  # so that no point hides another
                 middle,
                 yerr=spread,
                 label=label,

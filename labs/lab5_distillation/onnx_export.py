@@ -91,9 +91,12 @@ def export_onnx(model: TextClassifier, path: Path, *, fused: bool = True) -> Pat
                 external_data=False,
                 verbose=False,
             )
+        graph = onnx.load(partial)
+        # torch 2.11 turns constant weights over and leaves their old shapes here.
+        del graph.graph.value_info[:]
+        onnx.save(graph, partial)
         if fused:
-            graph = _fused(onnx.load(partial), copied.encoder.config)
-            onnx.save(graph, partial)
+            onnx.save(_fused(graph, copied.encoder.config), partial)
             found, wanted = operators(partial)["Attention"], len(layers_of(copied))
             if found != wanted:
                 raise RunError(

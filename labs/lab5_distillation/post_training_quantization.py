@@ -70,6 +70,8 @@ def quantize_dynamic_int8(fp32_path: Path, path: Path, *, reduce_range: bool = F
                 per_channel=True,
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
+                # Shape inference does not know what comes out of a fused node.
+                extra_options={"DefaultTensorType": FLOAT},
             )
         found = operators(partial)
         if not found["MatMulInteger"]:
@@ -180,7 +182,11 @@ def write_weight_only(
             plain = export_onnx(strip(prepared), Path(folder) / "fp32.onnx", fused=False)
         with quiet():
             quantize_dynamic(
-                plain, partial, op_types_to_quantize=list(TABLES), weight_type=QuantType.QInt8
+                plain,
+                partial,
+                op_types_to_quantize=list(TABLES),
+                weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": FLOAT},
             )
         graph = onnx.load(partial)
         _store_codes(graph, maps, block)
@@ -194,9 +200,7 @@ def _store_codes(graph: onnx.ModelProto, maps: dict[str, FakeQuantLinear], block
 
     inner = graph.graph
     weights = {each.name: each for each in inner.initializer}
-    by_value = {
-        each.plain().weight.detach().cpu().numpy().tobytes(): each for each in maps.values()
-    }
+    by_value = {each.weight.detach().cpu().numpy().tobytes(): each for each in maps.values()}
     nodes, gone = [], set()
     for node in inner.node:
         if node.op_type not in PRODUCTS or node.input[1] not in weights:

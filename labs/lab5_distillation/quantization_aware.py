@@ -10,7 +10,7 @@ rounded. Without the second, awareness would be credited with what longer traini
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from labs.lab5_distillation.encoders import TextClassifier, clone
 from labs.lab5_distillation.fake_quantization import (
     INT8,
     FakeQuantLinear,
+    Scales,
     Scheme,
     prepare,
     signed,
@@ -108,7 +109,7 @@ def write_quantized(prepared: TextClassifier, path: Path) -> Path:
     ------
     InputError
         The student is not prepared, or its scheme has no file: rounded activations go with weights
-        of 8 bits, or 7, whose scales are not learned.
+        of 8 bits, or 7, with scales of their maxima.
     """
     maps = [each for each in prepared.modules() if isinstance(each, FakeQuantLinear)]
     if not maps:
@@ -120,7 +121,7 @@ def write_quantized(prepared: TextClassifier, path: Path) -> Path:
     if any(each.step is not None for each in maps) or not (reduced or codes == {signed(8)}):
         raise InputError(
             "ONNX Runtime's dynamic INT8 has weights of 8 bits, or of 7 with reduce_range, and "
-            "scales from their maxima; use weight_only(bits) for fewer bits and learned scales"
+            "scales from their maxima; use weight_only(bits, scales) for others"
         )
     with tempfile.TemporaryDirectory(prefix="int8-") as folder:
         plain = export_onnx(strip(prepared), Path(folder) / "fp32.onnx")
@@ -136,9 +137,10 @@ class QuantizedStudent:
     bits
         Of the encoder's weights; 32 is float32.
     method
-        ``"before"``: the student as given. ``"continued"``: trained further without rounding.
-        ``"aware"``: trained further with it. With ``bits`` below 32 the first two are rounded after
-        training.
+        ``"before"``: the student as given. ``"fitted"``: the same, with scales of least error in
+        place of those of the maxima, which only weight-only files can have. ``"continued"``:
+        trained further without rounding. ``"aware"``: trained further with it. All but the last are
+        rounded after training, ``"continued"`` with fitted scales where ``"fitted"`` has them.
     divergence
         Mean KL divergence from the reference's answers to the student's, in nats.
     size_mb
@@ -206,10 +208,10 @@ def bits_study(
 
     Notes
     -----
-    With training, weights of fewer than 8 bits have learned scales; without, those of their maxima.
+    Weights of fewer than 8 bits are trained with learned scales, which start at the fitted ones.
     Cost: ``len(seeds) * (len(bits) + 1)`` times the epochs of the recipe,
-    ``2 + len(seeds) * (2 + len(bits))`` exports, and ``1 + len(bits) + len(seeds) * (1 + 2 *
-    len(bits))`` passes over ``test`` by ONNX Runtime.
+    ``2 + len(seeds) * (2 + len(bits))`` exports, and about ``2 * len(bits) * (1 + len(seeds))``
+    passes over ``test`` by ONNX Runtime.
     """
     rows: list[QuantizedStudent] = []
 
@@ -230,32 +232,36 @@ def bits_study(
     with tempfile.TemporaryDirectory(prefix="bits-") as name:
         folder = Path(name)
 
-        def measure_rounded(model: TextClassifier, method: str, seed: int) -> None:
+        def measure_rounded(
+            model: TextClassifier, methods: Mapping[str, Scales], seed: int
+        ) -> None:
             fused = export_onnx(model, folder / "fused.onnx")
             plain = export_onnx(model, folder / "plain.onnx", fused=False)
-            measure(fused, 32, method, seed)
+            path = folder / "rounded.onnx"
+            first = next(iter(methods))
+            measure(fused, 32, first, seed)
             for at in bits:
-                path = folder / "rounded.onnx"
                 if at == 8:
-                    quantize_dynamic_int8(fused, path)
-                else:
-                    write_weight_only(prepare(model, weight_only(at)), path, plain=plain)
-                measure(path, at, method, seed)
+                    measure(quantize_dynamic_int8(fused, path), at, first, seed)
+                    continue
+                for method, scales in methods.items():
+                    prepared = prepare(model, weight_only(at, scales))
+                    measure(write_weight_only(prepared, path, plain=plain), at, method, seed)
 
-        measure_rounded(student, "before", 0)
+        measure_rounded(student, {"before": "maximum", "fitted": "least_error"}, 0)
         for seed in seeds:
             seeded = recipe.but(seed=seed)
             continued = continued_distillation(
                 student, teacher, texts, seeded, temperature=temperature, alpha=alpha
             )
-            measure_rounded(continued, "continued", seed)
+            measure_rounded(continued, {"continued": "least_error"}, seed)
             for at in bits:
                 aware = quantization_aware_distillation(
                     student,
                     teacher,
                     texts,
                     seeded,
-                    scheme=INT8 if at == 8 else weight_only(at, learned=True),
+                    scheme=INT8 if at == 8 else weight_only(at, "learned"),
                     temperature=temperature,
                     alpha=alpha,
                 )

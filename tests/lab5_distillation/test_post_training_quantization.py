@@ -61,15 +61,13 @@ def test_static_int8_has_its_ranges_in_the_file(tmp_path, tiny_texts):
     assert 0 < (found - plain).abs().mean() < 0.1 * plain.std()
 
 
-@pytest.mark.parametrize(("bits", "learned"), [(4, False), (2, True)])
-def test_a_weight_only_file_holds_the_students_own_codes(bits, learned, tmp_path, tiny_texts):
+@pytest.mark.parametrize(("bits", "scales"), [(4, "maximum"), (2, "learned")])
+def test_a_weight_only_file_holds_the_students_own_codes(bits, scales, tmp_path, tiny_texts):
     """Codes and scales are stored as trained, so the file answers as the student to the last bit
     or two. Learned scales are no maxima: rounding the weights again would give others.
     """
-    scheme = fake_quantization.weight_only(bits, learned=learned)
-    prepared = fake_quantization.prepare(model(), scheme)
-    # Learned scales make other float weights as well, so that file has to be exported anew.
-    plain = None if learned else exported(tmp_path, fused=False)
+    prepared = fake_quantization.prepare(model(), fake_quantization.weight_only(bits, scales))
+    plain = exported(tmp_path, fused=False)
     path = post.write_weight_only(prepared, tmp_path / "few.onnx", plain=plain)
     real = onnx_export.session_logits(path, tiny_texts)
     fake = recipe.logits(prepared, tiny_texts, batch_size=32)

@@ -31,7 +31,7 @@ PRODUCTS = ("MatMul", "Gemm")
 INTEGER_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
 FLOAT = 1  # onnx.TensorProto.FLOAT
 NIBBLE = Codes(-8, 7)
-BLOCK = 32  # of weights that share a scale in the file; MatMulNBits takes powers of two from 16 on
+BLOCK = 128  # weights that share a stored scale; MatMulNBits takes powers of two from 16 on
 
 
 def has_integer_dot_product(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

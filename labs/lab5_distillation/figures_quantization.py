@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from labs.lab5_distillation.quantization_aware import BitsStudy
+    from labs.lab5_distillation.quantization_aware import BitsStudy, QuantizedStudent
 
 METHODS = {
     "before": ("rounded after training, scales of the maxima", "#ee6677", "v"),
@@ -17,23 +18,28 @@ METHODS = {
     "continued": ("trained on without rounding, then rounded", "#ccbb44", "s"),
     "aware": ("trained on with rounding", "#4477aa", "o"),
 }
-COLUMNS = ("accuracy", "divergence")
+MEASURES: tuple[tuple[str, Callable[[QuantizedStudent], float]], ...] = (
+    ("share of wrong answers", lambda row: 1 - row.accuracy),
+    ("KL divergence from the teacher (nats)", lambda row: row.divergence),
+)
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def draw_bits(study: BitsStudy) -> Figure:
-    """Left: accuracy by bits of the weights, a line a method; right: divergence from the teacher.
+    """Wrong answers and divergence from the teacher by bits of the weights, a line a method.
 
-    Bars reach from the lowest to the highest seed. The dashed line is the student in float32.
+    Both axes are logarithmic, or the worst row would hide all others. Bars reach from the lowest to
+    the highest seed. The dashed line is the student in float32.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     both = figure.subplots(1, 2)
     bits = study.bits
-    for axes, column in zip(both, COLUMNS, strict=True):
+    for axes, (name, measure) in zip(both, MEASURES, strict=True):
         for i, (method, (label, colour, marker)) in enumerate(METHODS.items()):
             found = [(at, study.of(each, method)) for at, each in enumerate(bits)]
-            values = {at: [getattr(row, column) for row in rows] for at, rows in found if rows}
+            values = {at: [measure(row) for row in rows] for at, rows in found if rows}
             middle = [float(np.mean(each)) for each in values.values()]
             spread = [
                 [m - min(each) for m, each in zip(middle, values.values())],
@@ -49,15 +55,19 @@ def draw_bits(study: BitsStudy) -> Figure:
                 markersize=6,
                 capsize=3,
             )
-        level = float(np.mean([getattr(row, column) for row in study.of(32, "before")]))
+        level = float(np.mean([measure(row) for row in study.of(32, "before")]))
         axes.axhline(level, color="grey", linestyle="--", linewidth=1, label="float32")
         axes.set_xticks(range(len(bits)), [f"{at}" for at in bits])
         axes.set_xlabel("bits of a weight")
-        axes.grid(True, alpha=0.25)
-    both[0].set_ylabel(f"accuracy ({study.n:,} texts)")
-    both[0].legend(fontsize=8, loc="lower left")
-    both[1].set_yscale("log")
-    both[1].set_ylabel("KL divergence from the teacher (nats)")
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        inside = [tick for tick in TICKS if low <= tick <= high]
+        axes.set_yticks(inside, [f"{tick:g}" for tick in inside])
+        axes.yaxis.set_minor_formatter("")
+        axes.set_ylabel(name)
+        axes.grid(True, which="both", alpha=0.25)
+    both[0].set_title(f"{study.n:,} texts", fontsize=10)
+    both[0].legend(fontsize=8, loc="upper left")
     figure.suptitle("A student in fewer bits: rounding after training, and training with it")
     return figure
 

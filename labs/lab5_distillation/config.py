@@ -13,7 +13,7 @@ Student = Literal["two_layers", "one_layer", "narrow"]
 """The teacher's first and last layer; its first alone; that one with a third of its heads and
 neurons."""
 Method = Literal[
-    "pretrained_alone", "pretrained_distilled", "decoupled", "mse", "hidden_states",
+    "copied_alone", "pretrained_distilled", "decoupled", "mse", "hidden_states",
     "attention_maps", "relations", "born_again", "deeper_head", "assistant", "theseus", "dropped",
     "augmented", "two_stage",
 ]  # fmt: skip
@@ -44,13 +44,13 @@ class Config:
     """Encoder to fine-tune: minilm, a name on the Hugging Face Hub, or a folder."""
     student: str = ""
     """Also distil into this pretrained encoder, such as google/bert_uncased_L-4_H-512_A-8."""
-    students: tuple[Student, ...] = STUDENTS
+    students: tuple[Student, ...] = ("two_layers", "one_layer")
     """Students made from the teacher; the first is the one that is quantized and reported."""
     methods: tuple[Method, ...] = ()
     """More ways to teach the first of ``students``, beside the teacher's logits."""
     few_labels: int = 0
     """Labelled texts of each class in a study with unlabelled ones; 0 leaves it out."""
-    teacher_epochs: int = 4
+    teacher_epochs: int = 3
     """Passes over the training texts for the teacher."""
     teacher_rate: float = 1e-4
     """Peak learning rate of the teacher's layers."""
@@ -66,13 +66,13 @@ class Config:
     """Softmax temperature T (> 0) of the soft targets."""
     alpha: float = 1.0
     """Weight of the teacher's soft targets against the labels (0 to 1)."""
-    aware_epochs: int = 2
+    aware_epochs: int = 1
     """Passes with simulated INT8 before the export; 0 leaves the quantization-aware student out."""
     aware_rate: float = 1e-4
     """Peak learning rate of these passes."""
     seeds: int = 1
     """Students trained for each size, with and without the teacher."""
-    small_seeds: int = 3
+    small_seeds: int = 2
     """The same for the last of ``students``, where the teacher should help most."""
     bf16: bool = True
     """Matrix products of the forward pass in bfloat16 while training."""
@@ -128,9 +128,12 @@ SCALES = {
     ),
     "standard": Config(),
     "full": Config(
+        students=STUDENTS,
         methods=METHODS,
         few_labels=10,
+        teacher_epochs=4,
         student_epochs=8,
+        aware_epochs=2,
         seeds=3,
         speed_repeats=15,
     ),

@@ -79,19 +79,9 @@ class Task:
         return self.learn(objective)
 
 
-def alone(task: Task) -> TextClassifier:
-    """The teacher's layers, fine-tuned on the labels: the baseline of all others."""
+def copied_alone(task: Task) -> TextClassifier:
+    """The teacher's layers, fine-tuned on the labels: what a start from the teacher gives."""
     return task.learn(recipes.supervised(task.student()))
-
-
-def logits(task: Task) -> TextClassifier:
-    """The teacher's softened answers."""
-    return task.distilled(task.student())
-
-
-def pretrained_alone(task: Task) -> TextClassifier:
-    """The pretrained encoder's layers on the labels: nothing of the teacher at all."""
-    return task.learn(recipes.supervised(task.of(task.pretrained())))
 
 
 def pretrained_distilled(task: Task) -> TextClassifier:
@@ -243,7 +233,7 @@ def steps_of(task: Task) -> int:
 
 
 METHODS: Mapping[str, Callable[[Task], TextClassifier]] = {
-    "pretrained_alone": pretrained_alone,
+    "copied_alone": copied_alone,
     "pretrained_distilled": pretrained_distilled,
     "decoupled": partial(soft_loss, name="decoupled"),
     "mse": partial(soft_loss, name="mse"),

@@ -60,8 +60,7 @@ def gains(
     for name, kinds in students.items():
         right = {how: correct(stack(each.test), labels) for how, each in kinds.items()}
         found[name] = paired_gain(right[TAUGHT], right[ALONE], seed=run.seed)
-    first = students[config.students[0]]
-    baseline = correct(stack(first[ALONE].test), labels)
+    baseline = correct(stack(students[config.students[0]][ALONE].test), labels)
     for name, each in methods.items():
         taught = correct(stack(each.test), labels)
         found[name] = paired_gain(taught, baseline[: len(taught)], seed=run.seed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from common.data.labelled_texts import Part, Split
     from common.progress import Progress
     from common.runner import Run
-    from labs.lab5_distillation.config import Config, Student
+    from labs.lab5_distillation.config import Config
     from labs.lab5_distillation.distiller import OnStep
     from labs.lab5_distillation.encoders import TextClassifier
     from labs.lab5_distillation.methods import Task
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ALONE: Final = "fine-tuned"
 TAUGHT: Final = "distilled"
 NAMED = "named"
-JUDGES = 512  # training texts that say which heads and neurons matter
 
 
 @dataclass(frozen=True)
@@ -150,59 +149,36 @@ def train_teacher(run: Run, config: Config, material: Material) -> Taught:
     )
 
 
-def layers_for(kind: Student, has: int) -> tuple[int, ...]:
-    """Which of the teacher's layers a student of a kind starts from: the ends, or the first."""
-    from labs.lab5_distillation.students import layer_choice
-
-    return layer_choice(has, min(2, has), "spread") if kind == "two_layers" else (0,)
-
-
-def maker_of(kind: Student, material: Material, taught: Taught) -> Callable[[], TextClassifier]:
-    """A function that gives the untrained student of a kind, the same at each call."""
-    from labs.lab5_distillation.encoders import clone, freeze_embeddings, layers_of
-    from labs.lab5_distillation.importance import taylor_importance, widths
-    from labs.lab5_distillation.students import by_depth, check_pair
-    from labs.lab5_distillation.tokens import TokenSet
-    from labs.lab5_distillation.width_pruning import by_width
-
-    start = by_depth(taught.model, layers_for(kind, len(layers_of(taught.model))))
-    if kind == "narrow":
-        ids, labels = material.train.ids[:JUDGES], material.train.labels[:JUDGES]
-        judges = TokenSet(ids, labels, material.train.device)
-        heads, inner = widths(start)[0]
-        start = by_width(
-            start,
-            importance=taylor_importance(start, judges),
-            heads=max(1, heads // 3),
-            inner=max(1, inner // 3),
-        )
-    check_pair(taught.model, start)
-
-    def make() -> TextClassifier:
-        student = clone(start)
-        student.requires_grad_(True)
-        freeze_embeddings(student)
-        return student
-
-    return make
-
-
 def train_students(
     run: Run, config: Config, material: Material, taught: Taught, unfinished: Unfinished
 ) -> dict[str, dict[str, Trained]]:
-    """Every kind, every seed, twice from the same weights: on the labels, and under the teacher."""
+    """Every kind and seed twice, by one recipe: on the labels alone, and under the teacher.
+
+    Alone means alone: the baseline starts from the pretrained encoder. Layers of a fine-tuned
+    teacher are a gift of the teacher's too, and `methods.copied_alone` says how much of one.
+    """
+    from labs.lab5_distillation.student_makers import (
+        maker_of,
+        maker_without_teacher,
+        named_student,
+    )
     from labs.lab5_distillation.unfinished import Job
 
-    makers = {kind: maker_of(kind, material, taught) for kind in config.students}
-    kinds: list[tuple[str, Callable[[], TextClassifier], int]] = [
-        (kind, makers[kind], config.seeds_of(kind)) for kind in config.students
-    ]
+    makers: dict[str, dict[str, Callable[[int], TextClassifier]]] = {
+        kind: {
+            ALONE: maker_without_teacher(kind, config, material),
+            TAUGHT: maker_of(kind, material, taught),
+        }
+        for kind in config.students
+    }
+    seeds: dict[str, int] = {kind: config.seeds_of(kind) for kind in config.students}
     if config.student:
-        kinds.append((NAMED, named_student(config, material, taught), config.seeds))
+        named = named_student(config, material, taught)
+        makers[NAMED], seeds[NAMED] = {ALONE: named, TAUGHT: named}, config.seeds
     jobs = [
-        (kind, make, seed, how)
-        for kind, make, seeds in kinds
-        for seed in range(run.seed, run.seed + seeds)
+        (kind, partial(makers[kind][how], seed), seed, how)
+        for kind in makers
+        for seed in range(run.seed, run.seed + seeds[kind])
         for how in (ALONE, TAUGHT)
     ]
     each = config.student_epochs * -(-len(material.train) // config.batch_size)
@@ -252,27 +228,6 @@ def _train_one(
     return student
 
 
-def named_student(
-    config: Config, material: Material, taught: Taught
-) -> Callable[[], TextClassifier]:
-    """A pretrained encoder by name, refused where it reads other tokens or gives other labels."""
-    import torch
-
-    from labs.lab5_distillation.encoders import freeze_embeddings
-    from labs.lab5_distillation.students import by_name, check_pair
-
-    def make() -> TextClassifier:
-        torch.manual_seed(0)
-        student = by_name(config.student, material.split.names, teacher_tokens=material.tokens).to(
-            material.train.device
-        )
-        check_pair(taught.model, student)
-        freeze_embeddings(student)
-        return student
-
-    return make
-
-
 def keep(found: dict[str, Trained], how: str, student: TextClassifier, material: Material) -> None:
     """Add one seed's student to those of its kind."""
     from labs.lab5_distillation import recipe as recipes
@@ -291,6 +246,7 @@ def train_methods(
     from common.data.labelled_texts import read_split
     from labs.lab5_distillation.encoders import layers_of
     from labs.lab5_distillation.methods import Task
+    from labs.lab5_distillation.student_makers import layers_for
     from labs.lab5_distillation.unfinished import Job
 
     layers = layers_for(config.students[0], len(layers_of(taught.model)))
@@ -336,6 +292,7 @@ def proofs(run: Run, config: Config, material: Material, taught: Taught) -> None
     """The loss's gradient against its closed form, and a stopped distillation that goes on."""
     from labs.lab5_distillation.objectives import CachedTeacher
     from labs.lab5_distillation.proofs import gradient_error, resume_difference
+    from labs.lab5_distillation.student_makers import maker_of
     from labs.lab5_distillation.tokens import TokenSet
 
     run.metric("loss.gradient_error", gradient_error(len(material.split.names)), unit="1/logit")
@@ -345,7 +302,11 @@ def proofs(run: Run, config: Config, material: Material, taught: Taught) -> None
     recipe = recipe_of(run, config, epochs=2, rate=config.student_rate, seed=run.seed)
     steps = 2 * -(-n // config.batch_size)
     difference = resume_difference(
-        maker_of("one_layer", material, taught), answers, few, recipe, stop_after=steps // 2 + 1
+        partial(maker_of("one_layer", material, taught), run.seed),
+        answers,
+        few,
+        recipe,
+        stop_after=steps // 2 + 1,
     )
     run.metric("resume.loss_difference", difference, unit="nats", n=steps)
 
@@ -354,6 +315,7 @@ def few_labels(run: Run, config: Config, material: Material) -> None:
     """A few labelled texts of each label: what a student gains from all the others, unlabelled."""
     from labs.lab5_distillation.encoders import classifier, freeze_embeddings, layers_of
     from labs.lab5_distillation.few_labels import few_labels_study
+    from labs.lab5_distillation.student_makers import layers_for
     from labs.lab5_distillation.students import by_depth
 
     def teacher() -> TextClassifier:

@@ -16,17 +16,18 @@ def story(run: Run, config: Config) -> None:
 
     with run.stage("Read the texts", key="texts"):
         material = train.read_texts(run, config)
+    with run.stage("Fine-tune the teacher, or take it from the cache", key="teacher"):
+        taught = train.train_teacher(run, config, material)
+        report.judge_teacher(run, material, taught)
     unfinished = Unfinished(
         key_of(
             config,
             seed=run.seed,
             device=run.device,
             data=material.split.dataset.provenance.sha256,
+            teacher=taught.digest,
         )
     )
-    with run.stage("Fine-tune the teacher, or take it from the cache", key="teacher"):
-        taught = train.train_teacher(run, config, material)
-        report.judge_teacher(run, material, taught)
     with run.stage("Is the loss the formula, and does a stopped run go on?", key="proofs"):
         train.proofs(run, config, material, taught)
     with run.stage("Every student with and without the teacher", key="students"):
@@ -47,7 +48,10 @@ def story(run: Run, config: Config) -> None:
         found = report.candidates(run, material, taught, students, exported, speed)
         report.record(run, config, found)
         report.aware_gain(run, config, material, exported)
-        report.show(run, config, material, taught, students, found, gained, speed)
+        by_validation = report.candidates(
+            run, material, taught, students, exported, speed, "validation"
+        )
+        report.show(run, config, material, taught, students, found, by_validation, gained, speed)
     report.what_is_left_open(run, config, material)
     unfinished.discard()
 

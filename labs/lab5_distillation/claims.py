@@ -53,14 +53,14 @@ CLAIMS = (
     _claim("size", "two layers in INT8, MB on disk", "student.two_layers.size_mb", "<=", 16),
     _claim(
         "gain",
-        "the smallest student: distilled minus fine-tuned accuracy, lower end of the interval",
+        "the smallest student: with the teacher (its layers, its answers) minus without, lower end",
         "gain.smallest_low",
         ">",
         0,
     ),
     _claim(
         "aware",
-        "the quantization-aware student minus the same student quantized after training",
+        "the quantization-aware student minus the same, trained as long and quantized afterwards",
         "aware.gain",
         ">=",
         0,

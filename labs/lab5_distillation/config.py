@@ -84,7 +84,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "teacher_epochs", "student_epochs", "batch_size", "seeds", "small_seeds",
-            "speed_texts", "speed_repeats",
+            "speed_texts",
         ):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("temperature", "teacher_rate", "student_rate", "head_rate", "aware_rate"):
@@ -97,6 +97,12 @@ class Config:
             value = getattr(self, name)
             require(value == 0 or value >= 100, name, value, "must be 0 (all) or >= 100")
         require(len(self.students) >= 1, "students", self.students, "must name at least one")
+        if self.students[0] == "narrow" and (self.methods or self.few_labels):
+            raise InputError(
+                "the first of --students is narrow; --methods and --few-labels teach students of "
+                "whole layers: name two_layers or one_layer first"
+            )
+        require(self.speed_repeats >= 2, "speed_repeats", self.speed_repeats, "must be >= 2")
         for name in ("students", "methods"):
             given = getattr(self, name)
             require(len(set(given)) == len(given), name, given, "must name each once")

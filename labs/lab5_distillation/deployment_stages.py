@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from labs.lab5_distillation.training_stages import TAUGHT, recipe_of
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from labs.lab5_distillation.training_stages import Material, Taught, Trained
     from labs.lab5_distillation.unfinished import Unfinished
 
-FP32, INT8, AWARE = "fp32", "int8", "int8, aware"
+FP32, INT8, AWARE, CONTINUED = "fp32", "int8", "int8, aware", "int8, continued"
 TEACHER: Final = "teacher"
 PARITY_TEXTS = 256
 
@@ -80,24 +81,37 @@ def quantize(
     if config.aware_epochs:
         first = config.students[0]
         for seed, model in enumerate(students[first][TAUGHT].models):
-            aware = _aware(run, config, material, taught, model, seed, unfinished)
-            _write_int8(run, found, material, first, seed, aware, AWARE)
+            for precision in (AWARE, CONTINUED):
+                further = _further(
+                    run, config, material, taught, model, seed, precision, unfinished
+                )
+                _write_int8(run, found, material, first, seed, further, precision)
     return found
 
 
-def _aware(
+def _further(
     run: Run,
     config: Config,
     material: Material,
     taught: Taught,
     model: TextClassifier,
     seed: int,
+    precision: str,
     unfinished: Unfinished,
 ) -> TextClassifier:
-    """The student trained further under the teacher with INT8 simulated, as a plain model."""
+    """The student trained further under the teacher, as a plain model.
+
+    `AWARE`: with INT8 simulated. `CONTINUED`: as long without, so that awareness is not credited
+    with what more training does.
+    """
     from labs.lab5_distillation.encoders import clone
+    from labs.lab5_distillation.fake_quantization import INT8 as SCHEME
     from labs.lab5_distillation.fake_quantization import strip
-    from labs.lab5_distillation.quantization_aware import quantization_aware_distillation
+    from labs.lab5_distillation.post_training_quantization import has_integer_dot_product
+    from labs.lab5_distillation.quantization_aware import (
+        continued_distillation,
+        quantization_aware_distillation,
+    )
     from labs.lab5_distillation.unfinished import Job
 
     recipe = recipe_of(
@@ -106,8 +120,12 @@ def _aware(
     steps = recipe.epochs * -(-len(material.train) // recipe.batch_size)
 
     def train(_: Path) -> TextClassifier:
-        with run.progress_bar("aware of INT8", steps) as bar:
-            prepared = quantization_aware_distillation(
+        with run.progress_bar(precision, steps) as bar:
+            learn: Any = continued_distillation
+            if precision == AWARE:
+                scheme = replace(SCHEME, reduce_range=not has_integer_dot_product())
+                learn = partial(quantization_aware_distillation, scheme=scheme)
+            trained: TextClassifier = learn(
                 model,
                 taught.cached,
                 material.train,
@@ -116,9 +134,10 @@ def _aware(
                 alpha=config.alpha,
                 on_step=lambda done, loss: bar.update(done, f"loss {loss:.3f}"),
             )
-        return strip(prepared)
+        return strip(trained) if precision == AWARE else trained
 
-    return unfinished.student(Job(f"aware-{seed}", lambda: clone(model), train)).cpu()
+    name = precision.rsplit(" ", 1)[-1]
+    return unfinished.student(Job(f"{name}-{seed}", lambda: clone(model), train)).cpu()
 
 
 def _export(
@@ -137,7 +156,12 @@ def _export(
     path = export(run, model, run.work / f"{name}-{seed}.onnx")
     few = material.test
     some = TokenSet(few.ids[:PARITY_TEXTS], few.labels[:PARITY_TEXTS])
-    error = float((session_logits(path, some) - recipes.logits(model, some)).abs().max())
+    error = float(
+        (session_logits(path, some) - recipes.logits(model, some))
+        .abs()
+        .nan_to_num(float("inf"))
+        .max()
+    )
     if seed == 0:
         found[f"{name}, {FP32}"] = Exported(name, FP32, path, [], [])
     _write_int8(run, found, material, name, seed, model, INT8, path)
@@ -168,12 +192,17 @@ def _write_int8(
     fp32: Path | None = None,
 ) -> None:
     from labs.lab5_distillation.onnx_export import session_logits
-    from labs.lab5_distillation.post_training_quantization import quantize_dynamic_int8
+    from labs.lab5_distillation.post_training_quantization import (
+        has_integer_dot_product,
+        quantize_dynamic_int8,
+    )
 
     slug = precision.replace(", ", "-")
     if fp32 is None:
         fp32 = export(run, model, run.work / f"{name}-{seed}-{slug}-fp32.onnx")
-    path = quantize_dynamic_int8(fp32, run.work / f"{name}-{seed}-{slug}.onnx")
+    path = quantize_dynamic_int8(
+        fp32, run.work / f"{name}-{seed}-{slug}.onnx", reduce_range=not has_integer_dot_product()
+    )
     entry = found.setdefault(f"{name}, {precision}", Exported(name, precision, path, [], []))
     threads = len(os.sched_getaffinity(0))
     entry.test.append(session_logits(path, material.test, threads=threads))
@@ -194,7 +223,11 @@ def speeds(run: Run, config: Config, material: Material, exported: Mapping[str, 
 
     n = min(config.speed_texts, len(material.test))
     texts = TokenSet(material.test.ids[:n], material.test.labels[:n])
-    runners = {key: onnx_runner(each.path) for key, each in exported.items()}
+    runners = {
+        key: onnx_runner(each.path)
+        for key, each in exported.items()
+        if each.precision != CONTINUED  # the same graph as the student quantized after training
+    }
     feeds = batched(texts)
     many = measure(runners, feeds, repeats=config.speed_repeats)
     one = measure(

@@ -109,7 +109,8 @@ def features(task: Task, name: str) -> TextClassifier:
 
     student = task.student()
     layers = as_cut(task.layers, len(layers_of(task.teacher)))
-    losses = feature_losses(name, student, task.teacher, layers)
+    heads = task.teacher.encoder.config.num_attention_heads
+    losses = feature_losses(name, student, task.teacher, layers, heads=heads)
     objective = FeatureDistillation(
         student,
         task.teacher,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from labs.lab5_distillation.deployment_stages import AWARE, FP32, INT8, TEACHER
-from labs.lab5_distillation.training_stages import ALONE, TAUGHT
+from labs.lab5_distillation.deployment_stages import AWARE, CONTINUED, FP32, INT8, TEACHER
+from labs.lab5_distillation.encoders import PACKAGED
+from labs.lab5_distillation.training_stages import ALONE, COPIED, TAUGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from labs.lab5_distillation.retention import Gain
     from labs.lab5_distillation.training_stages import Material, Taught, Trained
 
+Part = Literal["test", "validation"]
 SMALL = 5000
 """Training texts below which a run does not speak of what distillation can do."""
 
@@ -51,31 +53,47 @@ def gains(
     students: Mapping[str, Mapping[str, Trained]],
     methods: Mapping[str, Trained],
 ) -> dict[str, Gain]:
-    """What the teacher added to each student, paired by seed and text, in float32."""
+    """What came from the teacher, paired by seed and text, in float32.
+
+    ``gain.<student>``: its layers and its answers, against the pretrained layers and the labels.
+    Of the last student also ``.start``, what the layers give, and ``.answers``, what the answers
+    add to them.
+    """
     from labs.lab5_distillation.evaluation import correct
     from labs.lab5_distillation.retention import paired_gain
 
-    labels, n = material.test.labels, len(material.test)
+    labels = material.test.labels
+
+    def right(found: Trained) -> NDArray[np.bool_]:
+        return correct(stack(found.test), labels)
+
+    def difference(name: str, better: Trained, worse: Trained, how: str) -> Gain:
+        pairs = min(len(better.test), len(worse.test))
+        gain = paired_gain(right(better)[:pairs], right(worse)[:pairs], seed=run.seed)
+        how = f"{how}, paired; one teacher; {gain.how}"
+        run.metric(name, gain.value, unit="accuracy", n=len(labels), ci95=gain.ci95, how=how)
+        return gain
+
     found: dict[str, Gain] = {}
-    for name, kinds in students.items():
-        right = {how: correct(stack(each.test), labels) for how, each in kinds.items()}
-        found[name] = paired_gain(right[TAUGHT], right[ALONE], seed=run.seed)
-    baseline = correct(stack(students[config.students[0]][ALONE].test), labels)
+    for name, arms in students.items():
+        how = "distilled from the teacher's layers - the pretrained layers on the labels"
+        found[name] = difference(f"gain.{name}", arms[TAUGHT], arms[ALONE], how)
+    last = config.students[-1]
+    arms = students[last]
+    found[f"{last}: the start"] = difference(
+        f"gain.{last}.start", arms[COPIED], arms[ALONE], "the teacher's layers - pretrained ones"
+    )
+    found[f"{last}: the answers"] = difference(
+        f"gain.{last}.answers", arms[TAUGHT], arms[COPIED], "the teacher's answers - labels"
+    )
+    first = students[config.students[0]]
     for name, each in methods.items():
-        taught = correct(stack(each.test), labels)
-        found[name] = paired_gain(taught, baseline[: len(taught)], seed=run.seed)
-        run.metric(f"methods.{name}.accuracy", taught.mean(), unit="ratio", n=n)
-    for name, gain in found.items():
-        run.metric(
-            f"gain.{name}",
-            gain.value,
-            unit="accuracy",
-            n=n,
-            ci95=gain.ci95,
-            how=f"distilled - the same student on the labels alone, paired; {gain.how}",
-        )
-    low = found[config.students[-1]].ci95[0]
-    run.metric("gain.smallest_low", low, unit="accuracy", n=n)
+        accuracy = float(right(each).mean())
+        run.metric(f"methods.{name}.accuracy", accuracy, unit="ratio", n=len(labels))
+        how = f"{name} - the same student on the labels alone"
+        found[name] = difference(f"methods.{name}.gain", each, first[ALONE], how)
+        difference(f"methods.{name}.over_logits", each, first[TAUGHT], f"{name} - distilled logits")
+    run.metric("gain.smallest_low", found[last].ci95[0], unit="accuracy", n=len(labels))
     return found
 
 
@@ -86,31 +104,39 @@ def candidates(
     students: Mapping[str, Mapping[str, Trained]],
     exported: Mapping[str, Exported],
     speed: Speed,
+    part: Part = "test",
 ) -> list[Candidate]:
-    """Everything that could be served, as measured: float32 by PyTorch, INT8 by ONNX Runtime."""
+    """Everything that could be served, as measured: float32 by PyTorch, INT8 by ONNX Runtime.
+
+    Parameters
+    ----------
+    part
+        Texts that accuracy is of: to choose by the one and to report by the other.
+    """
     from labs.lab5_distillation.encoders import n_parameters
 
     parameters = n_parameters(taught.model)
     rows: list[tuple[str, Training, str, int, Sequence[Tensor]]] = [
-        (TEACHER, TEACHER, FP32, parameters, [taught.test]),
-        (TEACHER, TEACHER, INT8, parameters, exported[f"{TEACHER}, {INT8}"].test),
+        (TEACHER, TEACHER, FP32, parameters, [getattr(taught, part)]),
+        (TEACHER, TEACHER, INT8, parameters, getattr(exported[f"{TEACHER}, {INT8}"], part)),
     ]
     for name, kinds in students.items():
         for how in (ALONE, TAUGHT):
             each = kinds[how]
-            rows.append((name, how, FP32, each.parameters, each.test))
+            rows.append((name, how, FP32, each.parameters, getattr(each, part)))
         rows += [
-            (name, TAUGHT, precision, kinds[TAUGHT].parameters, deployed.test)
+            (name, TAUGHT, precision, kinds[TAUGHT].parameters, getattr(deployed, part))
             for precision in (INT8, AWARE)
             if (deployed := exported.get(f"{name}, {precision}"))
         ]
-    return [_candidate(run, material, taught, exported, speed, *row) for row in rows]
+    truth = getattr(material, part).labels
+    teacher = getattr(taught, part).numpy()
+    return [_candidate(truth, teacher, exported, speed, *row) for row in rows]
 
 
 def _candidate(
-    run: Run,
-    material: Material,
-    taught: Taught,
+    labels: NDArray[np.int64],
+    teacher: NDArray[np.float32],
     exported: Mapping[str, Exported],
     speed: Speed,
     name: str,
@@ -125,10 +151,9 @@ def _candidate(
     from labs.lab5_distillation.onnx_export import size_mb
     from labs.lab5_distillation.retention import retention
 
-    labels = material.test.labels
-    found = score(stack(logits), labels, taught.test.numpy())
+    found = score(stack(logits), labels, teacher)
     key = f"{name}, {precision}"
-    kept = retention(correct(stack(logits), labels), correct(taught.test.numpy(), labels))
+    kept = retention(correct(stack(logits), labels), correct(teacher, labels))
     is_teacher = key == f"{TEACHER}, {FP32}"
     return Candidate(
         name=name,
@@ -180,25 +205,25 @@ def record(run: Run, config: Config, found: Sequence[Candidate]) -> None:
 def aware_gain(
     run: Run, config: Config, material: Material, exported: Mapping[str, Exported]
 ) -> None:
-    """The quantization-aware student against the same one quantized after training."""
+    """The quantization-aware student against the same one, trained as long, quantized afterwards.
+
+    And against the student before either, for what the extra training gives.
+    """
     from labs.lab5_distillation.evaluation import correct
     from labs.lab5_distillation.retention import paired_gain
 
     name, labels = config.students[0], material.test.labels
-    aware = exported.get(f"{name}, {AWARE}")
-    if aware is None:
+    if f"{name}, {AWARE}" not in exported:
         run.unmeasured("L5.aware", "--aware-epochs 0 leaves the quantization-aware student out")
         return
-    right = [correct(stack(e.test), labels) for e in (aware, exported[f"{name}, {INT8}"])]
-    gain = paired_gain(*right, seed=run.seed)
-    run.metric(
-        "aware.gain",
-        gain.value,
-        unit="accuracy",
-        n=len(labels),
-        ci95=gain.ci95,
-        how=f"both INT8 in ONNX Runtime; {gain.how}",
-    )
+    right = {
+        precision: correct(stack(exported[f"{name}, {precision}"].test), labels)
+        for precision in (AWARE, CONTINUED, INT8)
+    }
+    for metric, other in (("aware.gain", CONTINUED), ("aware.gain_over_untrained", INT8)):
+        gain = paired_gain(right[AWARE], right[other], seed=run.seed)
+        how = f"both INT8 in ONNX Runtime; {gain.how}"
+        run.metric(metric, gain.value, unit="accuracy", n=len(labels), ci95=gain.ci95, how=how)
 
 
 def show(
@@ -208,10 +233,11 @@ def show(
     taught: Taught,
     students: Mapping[str, Mapping[str, Trained]],
     found: Sequence[Candidate],
+    chosen_from: Sequence[Candidate],
     gained: Mapping[str, Gain],
     speed: Speed,
 ) -> None:
-    """Figures, the table of candidates, and the decision for a place with little room."""
+    """Figures, and the decision for a place with little room: by validation texts, not by these."""
     from rich.console import Console
 
     from labs.lab5_distillation.calibration import calibration, reliability
@@ -259,8 +285,10 @@ def show(
         judged = calibration(stack(logits[:1])[0], labels)
         curves[name] = (reliability(stack(logits[:1])[0], labels), judged)
         if name != "teacher":
-            area = "baseline" if name == ALONE else "student"
-            run.metric(f"{area}.{config.students[0]}.ece", judged.ece, unit="ratio", n=len(labels))
+            area = f"baseline.{config.students[0]}"
+            if name == TAUGHT:
+                area = f"student.{config.students[0]}_fp32"
+            run.metric(f"{area}.ece", judged.ece, unit="ratio", n=len(labels), how="first seed")
     run.figure(
         "reliability",
         draw_reliability(curves),
@@ -276,42 +304,44 @@ def show(
         "labels does not explain it.",
     )
     scores = score(stack(first[TAUGHT].test), labels, taught.test.numpy())
-    if scores.agreement:
-        n_errors = round(scores.agreement.teacher_errors)
-        run.metric("student.copied_errors", scores.agreement.copied, unit="ratio", n=n_errors)
-        run.metric("student.corrected_errors", scores.agreement.corrected, unit="ratio", n=n_errors)
-    decision = decide(found, Requirement(max_mb=16, min_retention=0.97))
+    if scores.agreement and (n := round(scores.agreement.teacher_errors)):
+        area, of = f"student.{config.students[0]}_fp32", "of the teacher's errors"
+        run.metric(f"{area}.copied", scores.agreement.copied, unit="ratio", n=n, how=of)
+        run.metric(f"{area}.corrected", scores.agreement.corrected, unit="ratio", n=n, how=of)
+    decision = decide(chosen_from, Requirement(max_mb=16, min_retention=0.97))
     (run.dir / "decision.md").write_text(to_markdown(decision) + "\n", encoding="utf-8")
     Console(highlight=False).print(to_rich(decision))
-    run.note(f"For a place with room for 16 MB that asks for 97 % retention: {decision.why}")
+    run.note(
+        "For a place with room for 16 MB that asks for 97 % retention, by the validation texts: "
+        + decision.why
+    )
 
 
 def what_is_left_open(run: Run, config: Config, material: Material) -> None:
     """Claims that this run cannot show, with the reason."""
-    of_clinc = material.split.dataset.provenance.name == "clinc150"
-    small = len(material.train) < SMALL
     pair = f"{config.teacher} to {config.student or 'students of its own layers'}"
-    if not (config.student and "bert-large" in config.teacher):
+    if not ("bert-large" in config.teacher and "L-4_H-512" in config.student):
         run.unmeasured(
             "L5.bert",
             f"the pair of this run is {pair}, judged by L5.retention; BERT-Large has to come from "
             "the Hub: --teacher bert-large-uncased --student google/bert_uncased_L-4_H-512_A-8",
         )
-    why = ""
-    if not of_clinc:
-        why = "the texts are not CLINC150"
-    elif small or config.test_texts:
-        why = f"only {len(material.train):,} training and {len(material.test):,} test texts"
-    for claim, student in (
-        ("teacher", ""),
-        ("two_layers", "two_layers"),
-        ("one_layer", "one_layer"),
-    ):
-        if why:
-            run.unmeasured(f"L5.{claim}", why)
-        elif student and student not in config.students:
-            run.unmeasured(f"L5.{claim}", f"{student} is not among --students")
-    if small:
-        run.unmeasured("L5.gain", f"{len(material.train):,} training texts are too few to tell")
-        run.unmeasured("L5.retention", "the teacher is hardly trained on so few texts")
-        run.unmeasured("L5.aware", f"{len(material.train):,} training texts are too few to tell")
+    n, n_test = len(material.train), len(material.test)
+    reason = ""
+    if config.teacher != PACKAGED:
+        reason = f"the claim is of the packaged MiniLM, not of {config.teacher}"
+    for claim in ("speed", "size"):
+        if reason or "two_layers" not in config.students:
+            run.unmeasured(f"L5.{claim}", reason or "two_layers is not among --students")
+    if config.train or material.split.dataset.provenance.name != "clinc150":
+        reason = reason or "the texts are not CLINC150"
+    elif n < SMALL or config.test_texts:
+        reason = reason or f"only {n:,} training and {n_test:,} test texts"
+    for claim in ("teacher", "two_layers", "one_layer"):
+        if reason:
+            run.unmeasured(f"L5.{claim}", reason)
+        elif claim != "teacher" and claim not in config.students:
+            run.unmeasured(f"L5.{claim}", f"{claim} is not among --students")
+    if n < SMALL:
+        for claim in ("gain", "retention", "aware"):
+            run.unmeasured(f"L5.{claim}", f"{n:,} training texts are too few to tell")

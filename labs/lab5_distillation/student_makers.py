@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,6 @@ from labs.lab5_distillation.encoders import (
 )
 from labs.lab5_distillation.importance import (
     Importance,
-    magnitude_importance,
     taylor_importance,
     widths,
 )
@@ -36,31 +36,40 @@ def layers_for(kind: Student, has: int) -> tuple[int, ...]:
     return layer_choice(has, min(2, has), "spread") if kind == "two_layers" else (0,)
 
 
-def maker_of(kind: Student, material: Material, taught: Taught) -> Callable[[int], TextClassifier]:
-    """A function from a seed to the untrained student of a kind, made of its teacher's layers."""
-    start = by_depth(taught.model, layers_for(kind, len(layers_of(taught.model))))
+@dataclass(frozen=True)
+class Makers:
+    """Functions from a seed to an untrained student of one architecture.
+
+    Attributes
+    ----------
+    from_pretrained
+        The pretrained encoder's layers and a new head: nothing in the weights is the teacher's.
+    from_teacher
+        The teacher's layers and its head, the same for every seed.
+    """
+
+    from_pretrained: Callable[[int], TextClassifier]
+    from_teacher: Callable[[int], TextClassifier]
+
+
+def makers_of(kind: Student, config: Config, material: Material, taught: Taught) -> Makers:
+    """Both starts of a kind. A narrow one has the same heads and neurons in both."""
+    layers = layers_for(kind, len(layers_of(taught.model)))
+    start = by_depth(taught.model, layers)
+    importance = None
     if kind == "narrow":
         ids, labels = material.train.ids[:JUDGES], material.train.labels[:JUDGES]
-        judges = TokenSet(ids, labels, material.train.device)
-        start = narrowed(start, taylor_importance(start, judges))
+        importance = taylor_importance(start, TokenSet(ids, labels, material.train.device))
+        start = narrowed(start, importance)
     check_pair(taught.model, start)
-    return lambda _: ready(start)
 
-
-def maker_without_teacher(
-    kind: Student, config: Config, material: Material
-) -> Callable[[int], TextClassifier]:
-    """The same architecture from the pretrained encoder: nothing in it comes from the teacher."""
-
-    def make(seed: int) -> TextClassifier:
+    def from_pretrained(seed: int) -> TextClassifier:
         torch.manual_seed(seed)
         whole = classifier(config.teacher, material.split.names).to(material.train.device)
-        student = by_depth(whole, layers_for(kind, len(layers_of(whole))))
-        if kind == "narrow":
-            student = narrowed(student, magnitude_importance(student))
-        return ready(student)
+        student = by_depth(whole, layers)
+        return ready(student if importance is None else narrowed(student, importance))
 
-    return make
+    return Makers(from_pretrained, lambda _: ready(start))
 
 
 def narrowed(student: TextClassifier, importance: Importance) -> TextClassifier:
@@ -79,18 +88,13 @@ def ready(student: TextClassifier) -> TextClassifier:
     return copied
 
 
-def named_student(
-    config: Config, material: Material, taught: Taught
-) -> Callable[[int], TextClassifier]:
-    """A pretrained encoder by name, refused where it reads other tokens or gives other labels."""
+def named_makers(config: Config, material: Material, taught: Taught) -> Makers:
+    """A pretrained encoder by name: its teacher has no layers for it."""
 
     def make(seed: int) -> TextClassifier:
         torch.manual_seed(seed)
-        student = by_name(config.student, material.split.names, teacher_tokens=material.tokens).to(
-            material.train.device
-        )
+        student = by_name(config.student, material.split.names, teacher_tokens=material.tokens)
         check_pair(taught.model, student)
-        freeze_embeddings(student)
-        return student
+        return ready(student.to(material.train.device))
 
-    return make
+    return Makers(make, make)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from common.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     from labs.lab5_distillation.methods import Task
     from labs.lab5_distillation.objectives import CachedTeacher, Objective
     from labs.lab5_distillation.recipe import Recipe
+    from labs.lab5_distillation.student_makers import Makers
     from labs.lab5_distillation.tokens import Tokens, TokenSet
     from labs.lab5_distillation.unfinished import Unfinished
 
 ALONE: Final = "fine-tuned"
+COPIED: Final = "copied"
 TAUGHT: Final = "distilled"
 NAMED = "named"
 
@@ -51,6 +56,12 @@ class Taught:
     validation: Tensor
     test: Tensor
 
+    @property
+    def digest(self) -> str:
+        """A hash of what the teacher said of the training texts."""
+        said = self.cached.logits.cpu().contiguous().numpy().tobytes()
+        return hashlib.sha256(said).hexdigest()
+
 
 @dataclass
 class Trained:
@@ -70,6 +81,8 @@ def read_texts(run: Run, config: Config) -> Material:
 
     if config.train and config.test:
         split = read_files(config.train, config.test, seed=run.seed)
+        if config.texts:
+            split = replace(split, train=split.train.head(config.texts))
     else:
         split = read_split(
             config.source, limit=config.texts, libraries=config.libraries, seed=run.seed
@@ -78,6 +91,7 @@ def read_texts(run: Run, config: Config) -> Material:
     title, n = split.dataset.entry.title, len(split.train)
     run.note(f"The texts are {title}: {n:,} to train on, {len(split.names)} labels.")
     tokens = Tokens(config.teacher, config.max_tokens)
+    check_before_training(config, split, tokens)
 
     def encode(part: Part, most: int = 0) -> TokenSet:
         return tokens.encode(part.head(most) if most else part, run.device)
@@ -106,6 +120,30 @@ def read_texts(run: Run, config: Config) -> Material:
     return found
 
 
+def check_before_training(config: Config, split: Split, tokens: Tokens) -> None:
+    """Refuse at once what would stop the run after minutes of training.
+
+    Raises
+    ------
+    InputError
+        A named student with another tokenizer, or fewer texts of a label than ``--few-labels``.
+    DataError
+        A named student that cannot be had.
+    """
+    from labs.lab5_distillation.tokens import Tokens as TokensOf
+    from labs.lab5_distillation.tokens import require_same_tokens
+
+    if config.student:
+        require_same_tokens(tokens, TokensOf(config.student, config.max_tokens))
+    least = int(np.bincount(split.train.labels, minlength=len(split.names)).min())
+    require(
+        config.few_labels <= least,
+        "few_labels",
+        config.few_labels,
+        f"must be at most {least}, the training texts of the rarest label",
+    )
+
+
 def recipe_of(run: Run, config: Config, *, epochs: int, rate: float, seed: int) -> Recipe:
     """The recipe of this run with some epochs, a rate and a seed."""
     from labs.lab5_distillation.recipe import Recipe
@@ -123,7 +161,7 @@ def recipe_of(run: Run, config: Config, *, epochs: int, rate: float, seed: int) 
 def train_teacher(run: Run, config: Config, material: Material) -> Taught:
     """Fine-tune the encoder, or take it from the cache; ask it once for all that is needed."""
     from labs.lab5_distillation import recipe as recipes
-    from labs.lab5_distillation.encoders import n_parameters
+    from labs.lab5_distillation.encoders import layers_of, n_parameters
     from labs.lab5_distillation.teacher import fine_tuned
     from labs.lab5_distillation.teacher_cache import cached_logits
 
@@ -141,6 +179,15 @@ def train_teacher(run: Run, config: Config, material: Material) -> Taught:
             progress=lambda done, loss: bar.update(done, f"loss {loss:.3f}"),
         )
     run.metric("teacher.parameters", n_parameters(model), unit="parameters")
+    if "theseus" in config.methods:
+        has, layers = len(layers_of(model)), 2 if config.students[0] == "two_layers" else 1
+        require(
+            has % layers == 0,
+            "layers of the teacher",
+            has,
+            f"must be a multiple of {layers}",
+            "leave theseus out of --methods",
+        )
     return Taught(
         model,
         cached_logits(model, material.train),
@@ -152,34 +199,31 @@ def train_teacher(run: Run, config: Config, material: Material) -> Taught:
 def train_students(
     run: Run, config: Config, material: Material, taught: Taught, unfinished: Unfinished
 ) -> dict[str, dict[str, Trained]]:
-    """Every kind and seed twice, by one recipe: on the labels alone, and under the teacher.
+    """Every kind and seed by one recipe: on the labels alone, and under the teacher.
 
     Alone means alone: the baseline starts from the pretrained encoder. Layers of a fine-tuned
-    teacher are a gift of the teacher's too, and `methods.copied_alone` says how much of one.
+    teacher are the teacher's gift too, so the last kind is trained a third time, from the
+    teacher's layers on the labels: `COPIED` tells the start from the answers.
     """
-    from labs.lab5_distillation.student_makers import (
-        maker_of,
-        maker_without_teacher,
-        named_student,
-    )
+    from labs.lab5_distillation.student_makers import makers_of, named_makers
     from labs.lab5_distillation.unfinished import Job
 
-    makers: dict[str, dict[str, Callable[[int], TextClassifier]]] = {
-        kind: {
-            ALONE: maker_without_teacher(kind, config, material),
-            TAUGHT: maker_of(kind, material, taught),
-        }
-        for kind in config.students
+    makers: dict[str, Makers] = {
+        kind: makers_of(kind, config, material, taught) for kind in config.students
     }
     seeds: dict[str, int] = {kind: config.seeds_of(kind) for kind in config.students}
     if config.student:
-        named = named_student(config, material, taught)
-        makers[NAMED], seeds[NAMED] = {ALONE: named, TAUGHT: named}, config.seeds
+        makers[NAMED], seeds[NAMED] = named_makers(config, material, taught), config.seeds
     jobs = [
-        (kind, partial(makers[kind][how], seed), seed, how)
-        for kind in makers
+        (kind, partial(maker, seed), seed, how)
+        for kind, both in makers.items()
         for seed in range(run.seed, run.seed + seeds[kind])
-        for how in (ALONE, TAUGHT)
+        for how, maker in (
+            (ALONE, both.from_pretrained),
+            (COPIED, both.from_teacher),
+            (TAUGHT, both.from_teacher),
+        )
+        if how != COPIED or kind == config.students[-1]
     ]
     each = config.student_epochs * -(-len(material.train) // config.batch_size)
     with run.progress_bar("students", len(jobs) * each) as bar:
@@ -218,7 +262,7 @@ def _train_one(
 
     student = make()
     objective: Objective
-    if how == ALONE:
+    if how in (ALONE, COPIED):
         objective = recipes.supervised(student)
     else:
         objective = recipes.distillation(
@@ -250,7 +294,9 @@ def train_methods(
     from labs.lab5_distillation.unfinished import Job
 
     layers = layers_for(config.students[0], len(layers_of(taught.model)))
-    general = read_split("docstrings", seed=run.seed).train.head(len(material.train))
+    # With the same seed and libraries its training part shares no text with our test part.
+    general = read_split("docstrings", libraries=config.libraries, seed=run.seed).train
+    general = general.head(len(material.train))
     task = Task(
         teacher=taught.model,
         answers=taught.cached,
@@ -292,7 +338,7 @@ def proofs(run: Run, config: Config, material: Material, taught: Taught) -> None
     """The loss's gradient against its closed form, and a stopped distillation that goes on."""
     from labs.lab5_distillation.objectives import CachedTeacher
     from labs.lab5_distillation.proofs import gradient_error, resume_difference
-    from labs.lab5_distillation.student_makers import maker_of
+    from labs.lab5_distillation.student_makers import makers_of
     from labs.lab5_distillation.tokens import TokenSet
 
     run.metric("loss.gradient_error", gradient_error(len(material.split.names)), unit="1/logit")
@@ -302,11 +348,11 @@ def proofs(run: Run, config: Config, material: Material, taught: Taught) -> None
     recipe = recipe_of(run, config, epochs=2, rate=config.student_rate, seed=run.seed)
     steps = 2 * -(-n // config.batch_size)
     difference = resume_difference(
-        partial(maker_of("one_layer", material, taught), run.seed),
+        partial(makers_of("one_layer", config, material, taught).from_teacher, run.seed),
         answers,
         few,
         recipe,
-        stop_after=steps // 2 + 1,
+        stop_after=steps // 4 + 2,  # inside an epoch, a step after a checkpoint
     )
     run.metric("resume.loss_difference", difference, unit="nats", n=steps)
 

@@ -58,14 +58,25 @@ class Unfinished:
 
     def __init__(self, key: str) -> None:
         self.folder = cache_folder() / "lab5_distillation" / "unfinished" / key
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._here = self._enter()
         for other in self.folder.parent.iterdir():
             if other != self.folder and time.time() - other.stat().st_mtime > OLDEST_S:
                 shutil.rmtree(other, ignore_errors=True)
-        self._here = (self.folder / ".here").open("w")  # held shared by all runs that need it
-        fcntl.flock(self._here, fcntl.LOCK_SH)
         if found := len(list(self.folder.glob("*.safetensors"))):
             notice(f"going on with {found} student(s) of this run that were trained before")
+
+    def _enter(self) -> IO[str]:
+        """The folder's own file, locked by all runs that need the folder."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                here = (self.folder / ".here").open("w")
+            except FileNotFoundError:
+                continue  # the last of the others cleared up in between
+            fcntl.flock(here, fcntl.LOCK_SH)
+            if (self.folder / ".here").is_file():
+                return here
+            here.close()
 
     def students(self, jobs: Sequence[Job]) -> Iterator[tuple[int, TextClassifier]]:
         """Every job's place in the list and its student, in the order in which they are there.
@@ -142,11 +153,17 @@ def _whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def key_of(config: Config, *, seed: int, device: str, data: str) -> str:
-    """A hash of the options, the data and the lab's code, a learner's own included."""
+def key_of(config: Config, *, seed: int, device: str, data: str, teacher: str = "") -> str:
+    """A hash of the options, the data, the teacher and the lab's code, a learner's own included.
+
+    Parameters
+    ----------
+    data, teacher
+        Hashes of the texts and of what the teacher answered.
+    """
     digest = hashlib.sha256()
     options = {name: str(value) for name, value in asdict(config).items()}
-    digest.update(json.dumps([options, seed, device, data]).encode())
+    digest.update(json.dumps([options, seed, device, data, teacher]).encode())
     here = Path(__file__).parent
     work = os.environ.get("LABS_WORK")
     for folder in (here, Path(work) / here.name if work else None):

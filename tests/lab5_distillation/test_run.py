@@ -56,6 +56,10 @@ def test_every_student_is_measured_beside_the_same_one_without_a_teacher(finishe
         assert low <= metrics[f"{area}.accuracy"] <= high
     gain = metrics["student.narrow_fp32.accuracy"] - metrics["baseline.narrow.accuracy"]
     assert metrics["gain.narrow"] == pytest.approx(gain)
+    parts = metrics["gain.narrow.start"] + metrics["gain.narrow.answers"]
+    assert parts == pytest.approx(gain), "the start and the answers are all that the teacher gives"
+    assert metrics["gain.smallest_low"] == results["metrics"]["gain.narrow"]["ci95"][0]
+    assert {"aware.gain", "aware.gain_over_untrained"} <= set(metrics)
     assert metrics["student.two_layers.size_mb"] < metrics["student.two_layers_fp32.size_mb"] / 3
     assert metrics["student.narrow.params"] < metrics["student.two_layers.params"]
     assert [entry["name"] for entry in results["data"]] == ["docstrings"]
@@ -96,6 +100,8 @@ def test_a_completed_run_leaves_no_student_in_the_cache(finished):
         (("--alpha", "3"), "alpha = 3.0 must be from 0 to 1; try 1.0"),
         (("--train", "there_is_no.csv", "--test", "neither.csv"), "there_is_no.csv is not a file"),
         (("--max-tokens", "600"), "max_tokens = 600 must be from 3 to 512"),
+        (("--few-labels", "5000"), "few_labels = 5000 must be at most"),
+        (("--students", "narrow", "--methods", "mse"), "the first of --students is narrow"),
     ],
 )
 def test_a_bad_option_is_one_clear_error(tmp_path, options, message):

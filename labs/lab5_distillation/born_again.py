@@ -8,6 +8,7 @@ or the teacher's answers with the wrong classes shuffled), and having several mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import InputError, require
 from common.exercises import exercise
 from labs.lab5_distillation.encoders import TextClassifier
-from labs.lab5_distillation.objectives import CachedTeacher
+from labs.lab5_distillation.objectives import CachedTeacher, Objective
 from labs.lab5_distillation.recipe import (
     Recipe,
     cached,
@@ -89,26 +90,37 @@ def born_again(
     *,
     temperature: float = 2.0,
     alpha: float = 0.5,
+    checkpoints: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> list[TextClassifier]:
     """`generations` of text classifiers under the lab's recipe; each has the next seed.
 
     Costs n trainings, and one pass over the texts for each generation that teaches.
+    ``checkpoints`` is a folder with a file for each generation, from which a stopped call goes on
+    (``maker(k)`` must then give the same weights again); ``bad_batches`` as in `distiller.fit`.
     """
 
     def learn(model: TextClassifier, teacher: TextClassifier | None, generation: int) -> None:
         own = recipe.but(seed=recipe.seed + generation)
         if teacher is None:
-            train(supervised(model), texts, own)
+            objective: Objective = supervised(model)
         else:
             known = cached(teacher, texts)
             objective = distillation(model, known, temperature=temperature, alpha=alpha)
-            train(objective, texts, own)
+        file = checkpoints / f"generation-{generation}.pt" if checkpoints else None
+        train(objective, texts, own, checkpoint=file, bad_batches=bad_batches)
 
     return generations(maker, learn, n)
 
 
 def independent(
-    maker: Maker, texts: TokenSet, recipe: Recipe, n: int, *, label_smoothing: float = 0.0
+    maker: Maker,
+    texts: TokenSet,
+    recipe: Recipe,
+    n: int,
+    *,
+    label_smoothing: float = 0.0,
+    bad_batches: Path | None = None,
 ) -> list[TextClassifier]:
     """The control: as many models with the same starts and seeds, each from the labels alone.
 
@@ -120,7 +132,7 @@ def independent(
 
     def learn(model: TextClassifier, teacher: TextClassifier | None, generation: int) -> None:
         own = recipe.but(seed=recipe.seed + generation)
-        train(supervised(model, label_smoothing), texts, own)
+        train(supervised(model, label_smoothing), texts, own, bad_batches=bad_batches)
 
     return generations(maker, learn, n)
 
@@ -162,8 +174,10 @@ def under_permuted(
     *,
     temperature: float = 2.0,
     alpha: float = 0.5,
+    bad_batches: Path | None = None,
 ) -> TextClassifier:
     """Train ``model`` under the `permuted` answers of the teacher; returns it."""
     shuffled = CachedTeacher(permuted(logits(teacher, texts), recipe.seed).to(texts.device))
-    train(distillation(model, shuffled, temperature=temperature, alpha=alpha), texts, recipe)
+    objective = distillation(model, shuffled, temperature=temperature, alpha=alpha)
+    train(objective, texts, recipe, bad_batches=bad_batches)
     return model

@@ -83,8 +83,8 @@ def fit(
     checkpoint
         A file. Where it exists the run goes on from it, to the same losses as if it had never
         stopped; a finished run returns at once with its weights. Written every ``every`` steps, at
-        the end, and on SIGINT or SIGTERM (after the step that is under way; a second signal does
-        not wait). Remove it to start anew.
+        the end, and on SIGINT or SIGTERM (after the step or the checkpoint that is under way; a
+        second signal does not wait). Remove it to start anew.
     every
         Steps between two checkpoints.
     accumulate
@@ -173,6 +173,10 @@ def fit(
             unsaved = True
         if unsaved:
             save()
+    # A signal that came after the last step: everything is saved, and it still has to be answered.
+    (late,) = sums([float(asked.number is not None)], parameters[0].device)
+    if late:
+        asked.answer()
     return list(progress.means)
 
 
@@ -293,7 +297,10 @@ def stopped(
         "weights are those before that step"
     )
     if folder is None:
-        return RunError(f"{where}; with checkpoint= or bad_batches= its batch is saved")
+        return RunError(
+            f"{where}; its batch was not saved: train again with bad_batches= (a folder) or "
+            "checkpoint= (a file, beside which it is then) to have it"
+        )
     try:
         path = saved.save_batches(
             folder, f"bad-step-{step}", batches, before, step=step, loss=error.own,

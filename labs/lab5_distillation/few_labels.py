@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ def few_labels_study(
     alpha: float = 1.0,
     threshold: float = 0.8,
     on_row: Callable[[FewLabels], None] | None = None,
+    bad_batches: Path | None = None,
 ) -> list[FewLabels]:
     """A teacher that learned from few labels, and students of it with and without the other texts.
 
@@ -105,6 +107,8 @@ def few_labels_study(
         Weight of the soft targets; what is left goes to the labels of the few.
     threshold
         Confidence that `SOFT_SURE` and `HARD_SURE` ask for.
+    bad_batches
+        As in `distiller.fit`.
 
     Returns
     -------
@@ -126,7 +130,8 @@ def few_labels_study(
         torch.manual_seed(seed)
         teacher = make_teacher()
         few = subset(texts, chosen)
-        train(supervised(teacher), few, teacher_recipe.but(seed=seed))
+        own = teacher_recipe.but(seed=seed)
+        train(supervised(teacher), few, own, bad_batches=bad_batches)
         learn = partial(semi_supervised, temperature=temperature, alpha=alpha)
         plans = [_plan(method, texts, chosen, teacher, learn, threshold) for method in methods] + [
             _elsewhere(name, few, found, teacher, learn) for name, found in (extra or {}).items()
@@ -137,7 +142,7 @@ def few_labels_study(
             if plan.objective is not None:
                 model = make_student(teacher)
                 steps = as_many_steps(recipe, len(plan.texts), len(texts)).but(seed=seed)
-                train(plan.objective(model), plan.texts, steps)
+                train(plan.objective(model), plan.texts, steps, bad_batches=bad_batches)
             found = logits(model, test)
             row = FewLabels(
                 method=plan.method,

@@ -233,7 +233,8 @@ class LayerDropping(Objective):
     Between two drops the layers that are left learn to do without the one that went. The student
     object is the same all along; a dropped layer's parameters get no further gradient, and an
     optimizer such as AdamW leaves them alone. The set of parameters changes on the way, so such a
-    run has no checkpoint to go on from.
+    run has no checkpoint to go on from; ``recipe.train(..., bad_batches=folder)`` still saves the
+    batch of a step that is not finite.
 
     Parameters
     ----------

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import InputError
@@ -33,12 +31,15 @@ from labs.lab5_distillation.fake_quantization import (
     weight_only,
 )
 from labs.lab5_distillation.objectives import Teacher
-from labs.lab5_distillation.onnx_export import export_onnx, session_logits, size_mb
+from labs.lab5_distillation.onnx_export import export_onnx, session_logits
 from labs.lab5_distillation.post_training_quantization import (
     quantize_dynamic_int8,
     write_weight_only,
 )
 from labs.lab5_distillation.recipe import Recipe, accuracy, distillation, train
+from labs.lab5_distillation.soft_losses import divergence as of_each
+from labs.lab5_distillation.soft_losses import log_probabilities
+from labs.lab5_distillation.throughput import size_mb
 from labs.lab5_distillation.tokens import TokenSet
 
 RECIPE = Recipe(epochs=3, rate=3e-4, head_rate=1e-3)
@@ -55,6 +56,8 @@ def quantization_aware_distillation(
     temperature: float = 4.0,
     alpha: float = 1.0,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> TextClassifier:
     """Train a copy of a student with fake quantization on the teacher's answers.
 
@@ -66,6 +69,8 @@ def quantization_aware_distillation(
         In float32, `recipe.frozen` or `recipe.cached`.
     recipe
         Without bfloat16, whatever it says: 8 significant bits would round what has been rounded.
+    checkpoint, bad_batches
+        As in `distiller.fit`. A checkpoint of another scheme is refused.
 
     Returns
     -------
@@ -79,7 +84,11 @@ def quantization_aware_distillation(
     """
     prepared = prepare(student, scheme)
     objective = distillation(prepared, teacher, temperature=temperature, alpha=alpha)
-    train(objective, texts, recipe.but(bf16=False), on_step=on_step)
+    vars(objective)["scheme"] = scheme  # what a checkpoint is known by
+    train(
+        objective, texts, recipe.but(bf16=False), on_step=on_step, checkpoint=checkpoint,
+        bad_batches=bad_batches,
+    )  # fmt: skip
     return prepared.eval()
 
 
@@ -92,11 +101,16 @@ def continued_distillation(
     temperature: float = 4.0,
     alpha: float = 1.0,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> TextClassifier:
     """As many epochs more without rounding: the control of `quantization_aware_distillation`."""
     copied = clone(student)
     objective = distillation(copied, teacher, temperature=temperature, alpha=alpha)
-    train(objective, texts, recipe.but(bf16=False), on_step=on_step)
+    train(
+        objective, texts, recipe.but(bf16=False), on_step=on_step, checkpoint=checkpoint,
+        bad_batches=bad_batches,
+    )  # fmt: skip
     return copied.eval()
 
 
@@ -194,6 +208,7 @@ def bits_study(
     temperature: float = 4.0,
     alpha: float = 1.0,
     batch_size: int = 32,
+    bad_batches: Path | None = None,
 ) -> BitsStudy:
     """Accuracy by bits of the weights: rounded after training, and aware of it.
 
@@ -252,8 +267,9 @@ def bits_study(
         for seed in seeds:
             seeded = recipe.but(seed=seed)
             continued = continued_distillation(
-                student, teacher, texts, seeded, temperature=temperature, alpha=alpha
-            )
+                student, teacher, texts, seeded, temperature=temperature, alpha=alpha,
+                bad_batches=bad_batches,
+            )  # fmt: skip
             measure_rounded(continued, {"continued": "least_error"}, seed)
             for at in bits:
                 aware = quantization_aware_distillation(
@@ -264,6 +280,7 @@ def bits_study(
                     scheme=INT8 if at == 8 else weight_only(at, "learned"),
                     temperature=temperature,
                     alpha=alpha,
+                    bad_batches=bad_batches,
                 )
                 measure(write_quantized(aware, folder / "aware.onnx"), at, "aware", seed)
     return BitsStudy(tuple(rows), len(test))
@@ -271,5 +288,4 @@ def bits_study(
 
 def divergence(reference: Tensor, found: Tensor) -> float:
     """Mean ``KL(softmax(reference) || softmax(found))`` over texts, in nats; logits [N, C]."""
-    p, q = torch.log_softmax(reference, 1), torch.log_softmax(found, 1)
-    return float(F.kl_div(q, p, reduction="batchmean", log_target=True))
+    return float(of_each(log_probabilities(reference, 1.0), log_probabilities(found, 1.0)).mean())

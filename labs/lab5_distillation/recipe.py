@@ -69,13 +69,15 @@ def train(
     on_step: OnStep | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
+    bad_batches: Path | None = None,
 ) -> list[float]:
     """Minimise an objective over texts by the recipe; the mean loss of each epoch.
 
     ``loader`` replaces the batches of ``texts``, for methods that change texts on the way.
     The encoder's pretrained parameters learn at ``rate``, all others of the objective (the
-    student's head, projections, heads of a method) at ``head_rate``. ``checkpoint`` and ``every``
-    are those of `distiller.fit`: a stopped run goes on from the file.
+    student's head, projections, heads of a method) at ``head_rate``. ``checkpoint``, ``every``
+    and ``bad_batches`` are those of `distiller.fit`: a stopped run goes on from the file, and the
+    batch of a step that is not finite is saved.
     """
     torch.manual_seed(recipe.seed)
     loader = Batches(texts, recipe.batch_size, recipe.seed) if loader is None else loader
@@ -107,6 +109,7 @@ def train(
         on_step=on_step,
         checkpoint=checkpoint,
         every=every,
+        bad_batches=bad_batches,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from common.errors import InputError
 from labs.lab5_distillation.encoders import TextClassifier, freeze_embeddings, layers_of
@@ -48,6 +49,8 @@ def chain(
     temperature: float = 4.0,
     alpha: float = 1.0,
     maker: Maker | None = None,
+    checkpoints: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> list[Link]:
     """Distil ``teacher`` into a student of ``depths[0]`` layers, that into ``depths[1]``, and on.
 
@@ -62,6 +65,11 @@ def chain(
         For each link. The last student is trained ``recipe.epochs`` long however long the chain.
     maker
         Makes the students; None: from layers of the teacher (`from_layers_of`).
+    checkpoints
+        Folder with a checkpoint for each link, from which a stopped chain goes on; a maker must
+        then give the same weights again.
+    bad_batches
+        As in `distiller.fit`.
 
     Returns
     -------
@@ -93,7 +101,8 @@ def chain(
         student = make(depth)
         known = cached(above, texts)
         objective = distillation(student, known, temperature=temperature, alpha=alpha)
-        train(objective, texts, recipe)
+        file = checkpoints / f"depth-{depth}.pt" if checkpoints else None
+        train(objective, texts, recipe, checkpoint=file, bad_batches=bad_batches)
         spent += depth * recipe.epochs
         links.append(Link(student, depth, spent))
     return links

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,6 +72,8 @@ def general_stage(
     recipe: Recipe,
     *,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> list[float]:
     """Teach a student the pretrained encoder's embeddings of general texts, in place.
 
@@ -80,13 +83,18 @@ def general_stage(
         The teacher before fine-tuning; its head is not read.
     texts
         Labels are not read.
+    checkpoint, bad_batches
+        As in `distiller.fit`.
 
     Returns
     -------
     list of float
         Mean of ``1 - cosine`` of each epoch.
     """
-    return train_by(EmbeddingDistillation(student, pretrained), texts, recipe, on_step=on_step)
+    objective = EmbeddingDistillation(student, pretrained)
+    return train_by(
+        objective, texts, recipe, on_step=on_step, checkpoint=checkpoint, bad_batches=bad_batches
+    )
 
 
 def task_stage(
@@ -98,6 +106,8 @@ def task_stage(
     made_by: Augmenter | None = None,
     temperature: float = 4.0,
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> list[float]:
     """Teach a student the fine-tuned teacher's answers, in place; labels are not read.
 
@@ -106,6 +116,8 @@ def task_stage(
     made_by
         Augments the texts anew in every epoch; the teacher then answers in every epoch too. None:
         the texts as they are, which the teacher answers once.
+    checkpoint, bad_batches
+        As in `distiller.fit`.
 
     Returns
     -------
@@ -119,7 +131,10 @@ def task_stage(
         loader = AugmentedBatches(texts, made_by, recipe.batch_size, recipe.seed)
         answers = frozen(teacher)
     objective = distillation(student, answers, temperature=temperature, alpha=1.0)
-    return train_by(objective, texts, recipe, loader=loader, on_step=on_step)
+    return train_by(
+        objective, texts, recipe, loader=loader, on_step=on_step, checkpoint=checkpoint,
+        bad_batches=bad_batches,
+    )  # fmt: skip
 
 
 def two_stage(
@@ -134,17 +149,26 @@ def two_stage(
     made_by: Augmenter | None = None,
     temperature: float = 4.0,
     on_step: OnStep | None = None,
+    checkpoints: Path | None = None,
+    bad_batches: Path | None = None,
 ) -> list[float]:
     """Both stages, in place; the mean loss of each epoch, those of the first stage first.
+
+    ``checkpoints`` is a folder with a file for each stage, from which a stopped call goes on;
+    ``bad_batches`` as in `distiller.fit`.
 
     Notes
     -----
     Jiao et al. (2020), TinyBERT, arXiv 1909.10351, section 3.2.
     """
-    first = general_stage(student, pretrained, general, general_recipe, on_step=on_step)
+    files = [checkpoints / f"{name}.pt" if checkpoints else None for name in ("general", "task")]
+    first = general_stage(
+        student, pretrained, general, general_recipe, on_step=on_step, checkpoint=files[0],
+        bad_batches=bad_batches,
+    )  # fmt: skip
     second = task_stage(
         student, teacher, task, task_recipe, made_by=made_by, temperature=temperature,
-        on_step=on_step,
+        on_step=on_step, checkpoint=files[1], bad_batches=bad_batches,
     )  # fmt: skip
     return first + second
 
@@ -205,6 +229,7 @@ def compare_plans(
     seeds: Sequence[int] = (0,),
     temperature: float = 4.0,
     on_step: OnStep | None = None,
+    bad_batches: Path | None = None,
 ) -> list[Taught]:
     """One student by each plan and seed, each for the same number of steps.
 
@@ -237,12 +262,13 @@ def compare_plans(
             extra = made_by if plan.augmented else None
             if plan.general:
                 general_stage(
-                    student, pretrained, first, half.but(epochs=1, seed=seed), on_step=on_step
-                )
+                    student, pretrained, first, half.but(epochs=1, seed=seed), on_step=on_step,
+                    bad_batches=bad_batches,
+                )  # fmt: skip
                 tokens = tokens // 2 + int(first.lengths.sum())
             task_stage(
                 student, teacher, task, (half if plan.general else recipe).but(seed=seed),
-                made_by=extra, temperature=temperature, on_step=on_step,
+                made_by=extra, temperature=temperature, on_step=on_step, bad_batches=bad_batches,
             )  # fmt: skip
             answers = logits(student, test)
             found.append(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.errors import InputError
+from common.errors import InputError, RunError
 from labs.lab5_distillation import born_again
 
 
@@ -192,3 +192,64 @@ def test_a_student_under_shuffled_answers_learns_the_right_classes(tiny_texts):
     taught = accuracy(logits(teacher, tiny_texts), tiny_texts)
     assert taught > 0.8
     assert accuracy(logits(student, tiny_texts), tiny_texts) > taught - 0.1
+
+
+def test_generations_that_were_stopped_go_on_to_the_same_models(tiny_texts, tmp_path, monkeypatch):
+    """Stopped in the second of two: the first is read from its file and not taught again."""
+    from labs.lab5_distillation import recipe as recipes
+
+    def steps_of(stop=None, **options):
+        losses = []
+
+        def on_step(_, loss):
+            losses.append(loss)
+            if len(losses) == stop:
+                raise KeyboardInterrupt
+
+        def train(*arguments, **more):
+            return recipes.train(*arguments, **more, on_step=on_step)
+
+        monkeypatch.setattr(born_again, "train", train)
+        try:
+            return losses, born_again.born_again(Bag, tiny_texts, recipe(), 2, **options)
+        except KeyboardInterrupt:
+            return losses, None
+
+    losses, expected = steps_of()
+    first, none = steps_of(20, checkpoints=tmp_path)
+    rest, found = steps_of(checkpoints=tmp_path)
+    assert none is None
+    assert len(losses) == 30
+    assert (first, rest) == (losses[:20], losses[20:])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.head.weight, theirs.head.weight)
+
+
+class Broken(Bag):
+    """One whose answers are NaN."""
+
+    def forward(self, input_ids, attention_mask):
+        return super().forward(input_ids, attention_mask) * torch.nan
+
+
+def test_a_bad_batch_of_a_generation_is_saved(tiny_texts, tmp_path):
+    """Of any of them, of the controls too; without a folder the message says how to have it."""
+
+    def later(generation):
+        return (Broken if generation else Bag)(generation)
+
+    calls = {
+        "later": lambda bad: born_again.born_again(later, tiny_texts, recipe(), 2, bad_batches=bad),
+        "control": lambda bad: born_again.independent(
+            Broken, tiny_texts, recipe(), 1, bad_batches=bad
+        ),
+        "permuted": lambda bad: born_again.under_permuted(
+            Broken(0), Bag(1), tiny_texts, recipe(), bad_batches=bad
+        ),
+    }
+    for name, call in calls.items():
+        with pytest.raises(RunError, match=r"bad-step-1\.pt"):
+            call(tmp_path / name)
+        assert (tmp_path / name / "bad-step-1.pt").exists(), name
+        with pytest.raises(RunError, match=r"with bad_batches= .* or checkpoint= "):
+            call(None)

@@ -185,6 +185,43 @@ def test_sigterm_is_answered_after_a_checkpoint(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("every", [100, 6])
+def test_a_signal_during_the_last_checkpoint_is_answered_after_it(
+    number, every, tmp_path, monkeypatch
+):
+    """No step comes after it, at which it would have been: it is answered once, all being saved.
+
+    With ``every`` = 6 it comes while a checkpoint is written that was due, before the very last.
+    """
+    heard, sent, done = [], [], []
+    write = distiller_checkpoint.write_whole
+
+    def interrupted(*arguments):
+        if done[-1] == 12 and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+            assert heard == [], "the checkpoint was cut in two"
+        write(*arguments)
+
+    objective, optimizer, scheduler = new()
+    monkeypatch.setattr(distiller_checkpoint, "write_whole", interrupted)
+    before = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                objective, Walks(), optimizer, epochs=3, scheduler=scheduler,
+                on_step=lambda step, _: done.append(step), checkpoint=tmp_path / "run.pt",
+                every=every,
+            )  # fmt: skip
+    finally:
+        signal.signal(number, before)
+    assert heard == sent == [number]
+    progress = distiller_checkpoint.read(tmp_path / "run.pt")["progress"]
+    assert (progress["steps"], len(progress["means"])) == (12, 3)
+    assert run(tmp_path / "run.pt")[0] == []
+
+
 def test_a_second_interrupt_does_not_wait(tmp_path):
     """Whoever presses Ctrl-C twice means it: no checkpoint, at once."""
     objective, optimizer, _ = new()
@@ -473,7 +510,10 @@ def test_a_loss_or_gradient_that_is_no_number_stops_before_the_step(kind, value,
 
 
 def test_a_bad_batch_goes_where_it_is_told_to_or_nowhere(tmp_path):
-    for folder, message in ((tmp_path / "bad", "bad/bad-step-3.pt"), (None, "bad_batches=")):
+    for folder, message in (
+        (tmp_path / "bad", "bad/bad-step-3.pt"),
+        (None, r"not saved.*bad_batches= .*checkpoint= "),
+    ):
         objective = Supervised(WithStatistics())
         optimizer = torch.optim.SGD(objective.parameters(), 0.1)
         with pytest.raises(RunError, match=message):

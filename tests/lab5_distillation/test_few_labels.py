@@ -1,8 +1,9 @@
 """The study of few labels and many texts, on synthetic ones."""
 
 import pytest
+import torch
 
-from common.errors import InputError
+from common.errors import InputError, RunError
 from labs.lab5_distillation import few_labels
 from labs.lab5_distillation.few_labels import (
     HARD_ALL,
@@ -83,3 +84,33 @@ def test_what_the_study_cannot_do_is_refused():
         study(texts, seeds=())
     with pytest.raises(InputError, match="has only"):
         study(texts, per_class=50)
+
+
+@pytest.mark.parametrize("spoiled", ["teacher", "student"])
+def test_a_bad_batch_of_the_study_is_saved(spoiled, tmp_path):
+    """Whether the teacher or a student of it meets it."""
+
+    def broken(model):
+        with torch.no_grad():
+            model.head.bias.fill_(torch.nan)
+        return model
+
+    def teacher():
+        made = tiny_classifier(layers=2)
+        return broken(made) if spoiled == "teacher" else made
+
+    with pytest.raises(RunError, match=r"bad-step-1\.pt"):
+        few_labels_study(
+            teacher,
+            lambda teacher: broken(by_depth(teacher, (0,))),
+            make_texts(60),
+            make_texts(40, seed=1),
+            Recipe(epochs=1),
+            teacher_recipe=Recipe(epochs=1),
+            per_class=2,
+            methods=[LABELS],
+            bad_batches=tmp_path,
+        )
+    held = torch.load(tmp_path / "bad-step-1.pt", weights_only=True)
+    (batch,) = held["batches"]
+    assert len(batch["labels"]) == 10  # 2 of each of 5 classes

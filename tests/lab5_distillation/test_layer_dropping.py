@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.errors import InputError
+from common.errors import InputError, RunError
 from labs.lab5_distillation import layer_dropping
 
 
@@ -284,3 +284,16 @@ def test_even_drops_leave_the_rest_of_the_steps_to_the_student(total, n, until):
     assert found[0] == 0
     assert list(found) == sorted(found)
     assert found[-1] <= until * total
+
+
+def test_a_bad_batch_of_a_shrinking_student_is_saved(tiny_teacher, tiny_texts, tmp_path):
+    """It has no checkpoint, and its batch is saved all the same, after a layer has gone too."""
+    from labs.lab5_distillation.recipe import Recipe, train
+
+    objective = dropping(tiny_teacher, tiny_texts, (0, 2))
+    objective.teacher.logits[:] = torch.nan
+
+    with pytest.raises(RunError, match=r"the loss is nan at step 1 .*bad-step-1\.pt"):
+        train(objective, tiny_texts, Recipe(epochs=1), bad_batches=tmp_path)
+    held = torch.load(tmp_path / "bad-step-1.pt", weights_only=True)
+    assert len(held["batches"][0]["labels"]) == 32

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, RunError
 from labs.lab5_distillation import fake_quantization, quantization_aware, recipe
-from labs.lab5_distillation.fake_quantization import Scheme, prepare, strip, weight_only
+from labs.lab5_distillation.fake_quantization import INT8, Scheme, prepare, strip, weight_only
+from labs.lab5_distillation.objectives import CachedTeacher
 from labs.lab5_distillation.quantization_aware import BitsStudy, QuantizedStudent
 from tests.lab5_distillation.conftest import make_texts, tiny_classifier
 from tests.lab5_distillation.exported import model
@@ -128,3 +129,61 @@ def test_the_study_measures_files(trained):
     assert before.divergence == pytest.approx(apart(fake, teacher, texts), rel=1e-3)
     assert aware.divergence < fitted.divergence / 2
     assert aware.accuracy >= before.accuracy
+
+
+# --- stopped, and gone on with ------------------------------------------------------------------
+
+SCHEMES = [INT8, weight_only(2, "learned"), weight_only(3, "least_error"), None]
+
+
+def teach(trained, scheme, **options):
+    """Losses by step and the student, None when it was stopped at ``stop``; no scheme: continued"""
+    student, teacher, texts = trained
+    stop, losses = options.pop("stop", None), []
+
+    def on_step(step, loss):
+        losses.append(loss)
+        if step == stop:
+            raise KeyboardInterrupt
+
+    short = RECIPE.but(epochs=2, batch_size=32)
+    try:
+        if scheme is None:
+            learn, more = quantization_aware.continued_distillation, {}
+        else:
+            learn, more = quantization_aware.quantization_aware_distillation, {"scheme": scheme}
+        return losses, learn(student, teacher, texts, short, on_step=on_step, **more, **options)
+    except KeyboardInterrupt:
+        return losses, None
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=["int8", "learned", "fitted", "continued"])
+def test_a_prepared_student_goes_on_to_the_same_losses_to_the_bit(scheme, trained, tmp_path):
+    """Scales that are learned, fitted once or taken from the maxima: all are found again."""
+    losses, expected = teach(trained, scheme)
+    first, none = teach(trained, scheme, stop=4, checkpoint=tmp_path / "run.pt")
+    rest, resumed = teach(trained, scheme, checkpoint=tmp_path / "run.pt")
+    assert none is None
+    assert len(losses) == 10
+    assert (first, rest) == (losses[:4], losses[4:])
+    before, after = expected.state_dict(), resumed.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("other", [weight_only(4, "learned"), None], ids=["bits", "none"])
+def test_a_checkpoint_of_another_scheme_is_refused(other, trained, tmp_path):
+    """2 and 4 bits have tensors of the same shapes: these alone do not tell them apart."""
+    path = tmp_path / "run.pt"
+    teach(trained, weight_only(2, "learned"), stop=2, checkpoint=path)
+    with pytest.raises(InputError, match=r"objective\.scheme is '?.*weight_bits=2"):
+        teach(trained, other, checkpoint=path)
+
+
+@pytest.mark.parametrize("scheme", [INT8, None], ids=["int8", "continued"])
+def test_a_bad_batch_of_a_prepared_student_is_saved(scheme, trained, tmp_path):
+    student, teacher, texts = trained
+    bad = CachedTeacher(torch.full_like(teacher.logits, torch.nan))
+    with pytest.raises(RunError, match=r"bad-step-1\.pt"):
+        teach((student, bad, texts), scheme, bad_batches=tmp_path)
+    assert (tmp_path / "bad-step-1.pt").exists()

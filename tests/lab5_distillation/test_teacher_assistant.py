@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, RunError
+from labs.lab5_distillation import teacher_assistant
 from labs.lab5_distillation.encoders import layers_of
 from labs.lab5_distillation.recipe import Recipe, cached, distillation, train
 from labs.lab5_distillation.teacher_assistant import as_long_as, chain, from_layers_of
@@ -63,3 +64,43 @@ def test_students_start_from_spaced_layers_and_the_teachers_head(tiny_teacher):
 def test_a_chain_that_does_not_fall_is_refused(tiny_teacher, tiny_texts, depths):
     with pytest.raises(InputError, match="must fall, from below the teacher's 4 layers"):
         chain(tiny_teacher, depths, tiny_texts, RECIPE)
+
+
+def test_a_chain_that_was_stopped_goes_on_to_the_same_student(
+    tiny_teacher, tiny_texts, tmp_path, monkeypatch
+):
+    """Stopped in the second link: the assistant is read from its file and not taught again."""
+    losses = []
+
+    def run(stop=None, **options):
+        losses.clear()
+
+        def on_step(_, loss):
+            losses.append(loss)
+            if len(losses) == stop:
+                raise KeyboardInterrupt
+
+        def stopping(*arguments, **more):
+            return train(*arguments, **more, on_step=on_step)
+
+        monkeypatch.setattr(teacher_assistant, "train", stopping)
+        return chain(tiny_teacher, [2, 1], tiny_texts, RECIPE, **options)[-1].model.head.weight
+
+    expected = run()
+    whole = list(losses)
+    with pytest.raises(KeyboardInterrupt):
+        run(4, checkpoints=tmp_path)
+    first = list(losses)
+    found = run(checkpoints=tmp_path)
+    assert len(whole) == 6
+    assert first + losses == whole
+    assert torch.equal(found, expected)
+
+
+def test_a_bad_batch_of_a_chain_is_saved(tiny_teacher, tiny_texts, tmp_path):
+    """A teacher that answers NaN spoils the first link."""
+    with torch.no_grad():
+        tiny_teacher.head.bias.fill_(torch.nan)
+    with pytest.raises(RunError, match=r"bad-step-1\.pt"):
+        chain(tiny_teacher, [2, 1], tiny_texts, RECIPE, bad_batches=tmp_path)
+    assert (tmp_path / "bad-step-1.pt").exists()

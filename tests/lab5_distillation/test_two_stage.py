@@ -1,10 +1,12 @@
 """Two stages: embeddings of general texts, then the task; plans compared for the same steps."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, RunError
 from labs.lab5_distillation import two_stage as under_test
 from labs.lab5_distillation.augmentation import Augmenter, Rates
 from labs.lab5_distillation.encoders import clone
@@ -166,3 +168,68 @@ def test_the_effect_of_augmentation_is_measured_on_texts_that_changed(taught, ma
     still = Augmenter(made_by.words, made_by.neighbours, Rates(0, 0, 0))
     with pytest.raises(InputError, match="none of 160 texts changed"):
         under_test.effect_of(still, teacher, texts)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_stages_that_were_stopped_go_on_to_the_same_student(augmented, taught, made_by, tmp_path):
+    """Stopped in the second stage: the first is not taught again, the second ends as if never."""
+    pretrained, teacher = taught
+    options = {
+        "general": make_texts(64, seed=3).without_labels(),
+        "general_recipe": SHORT.but(epochs=1),
+        "task": make_texts(64),
+        "task_recipe": SHORT,
+        "made_by": made_by if augmented else None,
+    }
+
+    def teach(stop=None, **more):
+        seen = []
+
+        def on_step(step, loss):
+            seen.append((step, loss))
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        student = by_depth(pretrained, (0, 3)).requires_grad_(True)
+        means = None
+        with suppress(KeyboardInterrupt):
+            means = under_test.two_stage(
+                student, pretrained, teacher, on_step=on_step, **options, **more
+            )
+        return seen, means, student
+
+    seen, means, expected = teach()
+    assert len(seen) == 12
+    first, none, _ = teach(7, checkpoints=tmp_path)
+    assert none is None
+    rest, resumed_means, student = teach(checkpoints=tmp_path)
+    assert (first, rest) == (seen[:7], seen[7:])
+    assert resumed_means == means
+    assert torch.equal(student.head.weight, expected.head.weight)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["general.pt", "task.pt"]
+
+
+@pytest.mark.parametrize("part", ["general", "task", "both", "plans"])
+def test_a_bad_batch_of_a_stage_is_saved(part, taught, made_by, tmp_path):
+    """A student whose word vectors are NaN: whichever stage meets them."""
+    pretrained, teacher = taught
+    texts = make_texts(64)
+    student = by_depth(pretrained, (0, 3)).requires_grad_(True)
+    with torch.no_grad():
+        student.encoder.embeddings.word_embeddings.weight.fill_(torch.nan)
+    with pytest.raises(RunError, match=r"bad-step-1\.pt"):
+        if part == "general":
+            under_test.general_stage(student, pretrained, texts, SHORT, bad_batches=tmp_path)
+        elif part == "task":
+            under_test.task_stage(student, teacher, texts, SHORT, bad_batches=tmp_path)
+        elif part == "both":
+            under_test.two_stage(
+                student, pretrained, teacher, general=texts, general_recipe=SHORT, task=texts,
+                task_recipe=SHORT, bad_batches=tmp_path,
+            )  # fmt: skip
+        else:
+            under_test.compare_plans(
+                teacher, student, layers=(0,), general=texts, task=texts, test=texts, recipe=SHORT,
+                made_by=made_by, bad_batches=tmp_path,
+            )  # fmt: skip
+    assert (tmp_path / "bad-step-1.pt").exists()

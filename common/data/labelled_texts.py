@@ -100,11 +100,15 @@ def read_files(train: Path, test: Path, *, seed: int = 0) -> Split:
     Raises
     ------
     InputError
-        A file that is missing, not of these kinds, without the two columns, or empty; one label
-        alone; a label of the test file that the training file lacks.
+        A file that is missing, not of these kinds, without the two columns, or empty; one file
+        for both; one label alone; a label of the test file that the training file lacks.
     """
-    tables = {str(path): _read_table(path) for path in (train, test)}
-    first, second = tables.values()
+    if train.resolve() == test.resolve():
+        raise InputError(
+            f"train and test are the same file, {train}; how a model judges texts that it was "
+            "trained on says nothing of others: give it texts that it has not seen"
+        )
+    first, second = _read_table(train), _read_table(test)
     names = sorted(first["label"].unique())
     if len(names) < 2:
         raise InputError(

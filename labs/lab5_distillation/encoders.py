@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import load
-from common.data.fetch import DataError
+from common.data.fetch import DataError, notice
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def folder_of(name: str) -> Path:
     """The folder with an encoder's ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
 
     A ``vocab.txt`` may stand for ``tokenizer.json``. Weights that the Hub has only as a pickle are
-    taken from its own conversion to safetensors, where that exists; a pickle is never read.
+    taken from its own conversion to safetensors, where that exists; a pickle is never read. Where
+    the Hub cannot be asked for one, a pull request in its cache that is a whole encoder is taken.
 
     Parameters
     ----------
@@ -62,13 +63,13 @@ def folder_of(name: str) -> Path:
         if missing := _missing(Path(name)):
             raise InputError(f"{name} holds no {missing}; an encoder is {', '.join(FILES)}")
         return Path(name)
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         found = _from_hub(name)
     except HFValidationError as error:
         raise InputError(f"{name!r} is neither a folder nor a name on the Hub: {error}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except _unreachable() as error:
         raise DataError(
             f"encoder {name!r} is no folder, and is neither in the cache of the Hugging Face Hub "
             f"nor to be had from it ({type(error).__name__}); give a folder that holds "
@@ -98,13 +99,42 @@ def _from_hub(name: str) -> Path:
     found = Path(snapshot_download(name, allow_patterns=wanted))
     if (found / "model.safetensors").is_file():
         return found
-    for request in get_repo_discussions(
-        name, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
-    ):
-        found = Path(snapshot_download(name, allow_patterns=wanted, revision=request.git_reference))
-        if (found / "model.safetensors").is_file():
-            break
+    try:
+        for request in get_repo_discussions(
+            name, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
+        ):
+            reference = request.git_reference
+            found = Path(snapshot_download(name, allow_patterns=wanted, revision=reference))
+            if (found / "model.safetensors").is_file():
+                break
+    except _unreachable():
+        if (cached := _cached_conversion(name)) is None:
+            raise
+        return cached
     return found
+
+
+def _cached_conversion(name: str) -> Path | None:
+    """A pull request of the model in the Hub's cache that holds all files of an encoder."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    model = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    requests = [each for each in (model / "refs/refs/pr").glob("*") if each.name.isdecimal()]
+    for request in sorted(requests, key=lambda each: int(each.name)):
+        folder = model / "snapshots" / request.read_text().strip()
+        if _missing(folder) is None:
+            notice(f"{name}: the Hub cannot be asked; weights of refs/pr/{request.name}, cached")
+            return folder
+    return None
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What a call to the Hub raises: its client's errors of a connection are no OSError."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = next(each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError")
+    return OSError, client
 
 
 def tokenizer_of(name: str) -> Tokenizer:
@@ -301,8 +331,21 @@ def layers_of(model: TextClassifier) -> nn.ModuleList:
 
 
 def freeze_embeddings(model: TextClassifier) -> None:
-    """Leave word and position vectors as they are: half the parameters, and few texts move them."""
-    model.encoder.embeddings.requires_grad_(False)
+    """Leave word and position vectors as they are: half the parameters, and few texts move them.
+
+    Raises
+    ------
+    InputError
+        An encoder that keeps them elsewhere than in ``embeddings``, as GPT-2 does.
+    """
+    embeddings = getattr(model.encoder, "embeddings", None)
+    if not isinstance(embeddings, nn.Module):
+        raise InputError(
+            f"{type(model.encoder).__name__} has no attribute 'embeddings', where BERT-like "
+            "encoders keep their word and position vectors; give an encoder that has it, such as "
+            f"{PACKAGED!r}"
+        )
+    embeddings.requires_grad_(False)
 
 
 def n_parameters(model: nn.Module) -> int:

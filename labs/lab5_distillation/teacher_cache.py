@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.data.fetch import cache_folder, locked, notice
+from common.errors import RunError
 from common.exercises import exercise
 from labs.lab5_distillation.encoders import TextClassifier
 from labs.lab5_distillation.objectives import CachedTeacher
@@ -80,18 +81,47 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], made_of: str) -> Non
     ----------
     made_of
         Fingerprint of what made the tensors.
+
+    Raises
+    ------
+    RunError
+        See `write_whole`.
     """
+    kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    write_whole(path, kept, {"made_of": made_of, "content": fingerprint(kept, [], {})})
+
+
+def write_whole(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file beside its place and give it its name at the end.
+
+    Parameters
+    ----------
+    tensors
+        On any device, with any strides; no two of them in the same memory.
+    metadata
+        What the file says of itself.
+
+    Raises
+    ------
+    RunError
+        The disk is full, say: nothing is left of the new file, and an old one is as it was.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"made_of": made_of, "content": fingerprint(kept, [], {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(kept, partial, metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(kept, partial, dict(metadata or {}) or None)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (SafetensorError, OSError) as error:  # the first is what safetensors makes of the second
+        raise RunError(f"{path} was not written: {error}") from error
 
 
 def load_tensors(path: Path, made_of: str) -> dict[str, Tensor] | str:

@@ -157,3 +157,15 @@ def test_a_file_of_another_kind_or_none_is_refused(tmp_path):
     other.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"must end with \.csv, \.json, \.jsonl"):
         read_files(good, other)
+
+
+@pytest.mark.parametrize("other", ["train.csv", "folder/../train.csv", "link.csv"])
+def test_one_file_for_training_and_judging_is_refused(other, tmp_path):
+    """Whatever name it is given by the second time: accuracy would be that of memory."""
+    train = write(tmp_path / "train.csv", ROWS)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.csv").symlink_to(train)
+    with pytest.raises(InputError, match=r"same file, .*train\.csv"):
+        read_files(train, tmp_path / other)
+    copied = write(tmp_path / "copy.csv", ROWS)
+    assert len(read_files(train, copied).test) == len(ROWS)

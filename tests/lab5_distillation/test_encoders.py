@@ -79,6 +79,17 @@ def test_frozen_embeddings_leave_the_rest_to_learn(family, tmp_path):
     assert not [name for name in frozen if "embeddings" not in name]
 
 
+def test_an_encoder_without_embeddings_is_refused(tmp_path):
+    """GPT-2's layers are found, but its word and position vectors have names of their own."""
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(vocab_size=40, n_positions=40, n_embd=16, n_layer=2, n_head=2)
+    model = encoders.TextClassifier(GPT2Model(config), NAMES)
+    assert len(layers_of(model)) == 2
+    with pytest.raises(InputError, match=r"GPT2Model has no attribute 'embeddings'.*'minilm'"):
+        freeze_embeddings(model)
+
+
 def test_a_text_may_be_as_long_as_the_encoder_has_positions(tmp_path):
     """RoBERTa's positions begin behind padding's: 40 rows hold 38 tokens, and 39 would crash."""
     for family, most in (("bert", 40), ("roberta", 38), ("mpnet", 38)):
@@ -259,6 +270,50 @@ def test_weights_that_the_hub_has_converted_are_found(monkeypatch, tmp_path):
     hub(monkeypatch, tmp_path, without_weights, without_weights)
     with pytest.raises(DataError, match=r"without model\.safetensors"):
         folder_of("someone/old")
+
+
+def offline_with_a_pickle(monkeypatch, tmp_path):
+    """A cache whose main has no safetensors, and no connection; the folder of pull requests."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The error of the Hub's client, which is an httpx.HTTPError and no OSError.
+    client = next(each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError")
+    assert not issubclass(client, OSError)
+
+    class ConnectError(client):
+        pass
+
+    def unreachable(*_, **__):
+        raise ConnectError("[Errno -2] Name or service not known")
+
+    model = tmp_path / "models--someone--old"
+    main = model / "snapshots" / "0"
+    save(main)
+    (main / "model.safetensors").unlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(main))
+    monkeypatch.setattr("huggingface_hub.get_repo_discussions", unreachable)
+    return model
+
+
+def test_a_conversion_that_cannot_be_asked_for_says_what_to_do(monkeypatch, tmp_path):
+    """The pickle is cached and the network is gone: as clear as if nothing were cached."""
+    offline_with_a_pickle(monkeypatch, tmp_path)
+    with pytest.raises(DataError, match=r"'someone/old' .*ConnectError.*give a folder"):
+        folder_of("someone/old")
+
+
+def test_a_conversion_in_the_cache_is_used_without_a_network(monkeypatch, tmp_path, capfd):
+    """The first pull request that is a whole encoder; one that holds a part is passed by."""
+    model = offline_with_a_pickle(monkeypatch, tmp_path)
+    for number, commit in ((2, "a part"), (9, "whole"), (10, "whole as well")):
+        save(model / "snapshots" / commit)
+        (model / "refs/refs/pr").mkdir(parents=True, exist_ok=True)
+        (model / "refs/refs/pr" / str(number)).write_text(commit)
+    (model / "snapshots" / "a part" / "config.json").unlink()
+    assert folder_of("someone/old") == model / "snapshots" / "whole"
+    assert "refs/pr/9" in capfd.readouterr().err
+    assert len(layers_of(classifier("someone/old", NAMES))) == 4
 
 
 def test_a_vocabulary_may_stand_for_the_tokenizer(tmp_path):

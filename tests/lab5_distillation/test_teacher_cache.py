@@ -1,6 +1,9 @@
 """A fingerprint of what made them, files that must be whole, and logits kept in them."""
 
 import builtins
+import errno
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import RunError
 from labs.lab5_distillation import teacher_cache
 from labs.lab5_distillation.tokens import TokenSet
 
@@ -121,6 +125,47 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         name: tensor.tolist() for name, tensor in weights().items()
     }
     assert [each.name for each in path.parent.iterdir()] == ["kept.safetensors"]
+
+
+@pytest.mark.parametrize("room", [0, 5, 400])
+@pytest.mark.parametrize("write", [teacher_cache.write_whole, teacher_cache.save_tensors])
+def test_a_full_disk_is_one_error_and_leaves_the_old_file(write, room, tmp_path):
+    """safetensors makes an error of its own of what the disk says; 400 bytes hold the head."""
+    path = tmp_path / "kept.safetensors"
+    path.write_bytes(b"old")
+    more = () if write is teacher_cache.write_whole else ("this",)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"kept\.safetensors was not written: .*too large"):
+            write(path, {"many": torch.ones(5000)}, *more)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["kept.safetensors"]
+
+
+def test_what_the_disk_says_at_the_end_is_the_same_error(monkeypatch, tmp_path):
+    """A plain OSError, when the file gets its name."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(RunError, match=r"kept\.safetensors was not written: .*No space left"):
+        teacher_cache.write_whole(tmp_path / "kept.safetensors", weights())
+    assert os.listdir(tmp_path) == []
+
+
+def test_strided_tensors_and_metadata_are_written(tmp_path):
+    """A transposed weight comes back with its values, beside what the file says of itself."""
+    from safetensors import safe_open
+
+    path = tmp_path / "new" / "kept.safetensors"
+    teacher_cache.write_whole(path, {"a": torch.arange(6.0).reshape(2, 3).T}, {"made": "here"})
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"made": "here"}
+        assert file.get_tensor("a").tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
 def test_a_file_that_is_not_whole_or_not_ours_is_not_used(tmp_path):

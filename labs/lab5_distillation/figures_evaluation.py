@@ -92,7 +92,7 @@ def _place(candidate: Candidate, frontier: Frontier) -> float:
 def _marker(candidate: Candidate) -> str:
     if candidate.training == "teacher":
         return "*"
-    return "s" if candidate.precision == "int8" else "o"
+    return "s" if candidate.precision.startswith("int8") else "o"
 
 
 def _arrows(ax: Axes, frontier: Frontier, everyone: Sequence[Candidate]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError, RunError, require
 from labs.lab5_distillation.encoders import TextClassifier, clone, layers_of
+from labs.lab5_distillation.throughput import size_mb as size_mb
 from labs.lab5_distillation.tokens import Batches, TokenSet
 
 if TYPE_CHECKING:
@@ -265,11 +266,6 @@ def running_operators(path: Path) -> Counter[str]:
         options.optimized_model_filepath = str(written)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return operators(written)
-
-
-def size_mb(path: Path) -> float:
-    """Size of a file in MB of 1,000,000 bytes."""
-    return path.stat().st_size / 1e6
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import InputError, RunError
-from labs.lab5_distillation import onnx_export, recipe
+from labs.lab5_distillation import onnx_export, recipe, throughput
 from labs.lab5_distillation.encoders import clone
 from tests.lab5_distillation.exported import exported, model
 
@@ -69,3 +69,11 @@ def test_a_session_wants_a_file_and_a_thread(tmp_path):
         onnx_export.session(tmp_path / "none.onnx")
     with pytest.raises(InputError, match="threads"):
         onnx_export.session(exported(tmp_path, fused=True), threads=0)
+
+
+def test_the_size_of_an_export_counts_the_data_beside_it(tmp_path):
+    """One function measures sizes: two that differ would compare a graph with a model."""
+    (tmp_path / "m.onnx").write_bytes(b"x" * 1000)
+    (tmp_path / "m.onnx.data").write_bytes(b"x" * 9000)
+    assert onnx_export.size_mb(tmp_path / "m.onnx") == pytest.approx(0.01)
+    assert onnx_export.size_mb is throughput.size_mb

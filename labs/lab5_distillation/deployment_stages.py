@@ -119,7 +119,7 @@ def _further(
     ).but(head_rate=config.aware_rate)
     steps = recipe.epochs * -(-len(material.train) // recipe.batch_size)
 
-    def train(_: Path) -> TextClassifier:
+    def train(checkpoint: Path) -> TextClassifier:
         with run.progress_bar(precision, steps) as bar:
             learn: Any = continued_distillation
             if precision == AWARE:
@@ -133,6 +133,7 @@ def _further(
                 temperature=config.temperature,
                 alpha=config.alpha,
                 on_step=lambda done, loss: bar.update(done, f"loss {loss:.3f}"),
+                checkpoint=checkpoint,
             )
         return strip(trained) if precision == AWARE else trained
 

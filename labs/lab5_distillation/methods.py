@@ -203,6 +203,7 @@ def augmented(task: Task) -> TextClassifier:
         task.recipe,
         made_by=made_by,
         temperature=task.temperature,
+        checkpoint=task.checkpoint,
     )
     return student
 

@@ -16,7 +16,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +23,7 @@ from typing import IO
 from common.data.fetch import cache_folder, notice
 from labs.lab5_distillation.config import Config
 from labs.lab5_distillation.encoders import TextClassifier
+from labs.lab5_distillation.teacher_cache import write_whole
 
 OLDEST_S = 7 * 86400.0
 WAIT_S = 0.2
@@ -103,7 +103,7 @@ class Unfinished:
 
     def _student(self, job: Job) -> TextClassifier | None:
         """The job's student; None while another process trains it."""
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         path = self.folder / f"{job.name}.safetensors"
         with (self.folder / f"{job.name}.lock").open("w") as lock:
@@ -114,8 +114,7 @@ class Unfinished:
                     checkpoint = path.with_suffix(".checkpoint")
                     student = job.train(checkpoint)
                     weights = {k: v.contiguous() for k, v in student.state_dict().items()}
-                    with _whole(path) as partial:
-                        save_file(weights, partial)
+                    write_whole(path, weights)
                     checkpoint.unlink(missing_ok=True)
                     return student.eval()
         student = job.make()
@@ -140,17 +139,6 @@ def _taken(lock: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to; the file gets its own when the block has ended well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def key_of(config: Config, *, seed: int, device: str, data: str, teacher: str = "") -> str:

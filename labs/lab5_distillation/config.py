@@ -80,6 +80,8 @@ class Config:
     """Test texts that speed is measured on."""
     speed_repeats: int = 7
     """Rounds of it, each over every model."""
+    speed_seconds: float = 0.5
+    """Least time of a model in a round."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -87,7 +89,14 @@ class Config:
             "speed_texts",
         ):  # fmt: skip
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("temperature", "teacher_rate", "student_rate", "head_rate", "aware_rate"):
+        for name in (
+            "temperature",
+            "teacher_rate",
+            "student_rate",
+            "head_rate",
+            "aware_rate",
+            "speed_seconds",
+        ):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")
         require(0 <= self.alpha <= 1, "alpha", self.alpha, "must be from 0 to 1", "try 1.0")
         for name in ("aware_epochs", "few_labels"):
@@ -118,8 +127,8 @@ class Config:
 SCALES = {
     "smoke": Config(
         source="docstrings",
-        texts=400,
-        test_texts=300,
+        texts=300,
+        test_texts=200,
         libraries=4,
         max_tokens=16,
         teacher_epochs=2,
@@ -130,7 +139,8 @@ SCALES = {
         small_seeds=1,
         batch_size=32,
         speed_texts=64,
-        speed_repeats=3,
+        speed_repeats=2,
+        speed_seconds=0.1,
     ),
     "standard": Config(),
     "full": Config(

@@ -230,10 +230,10 @@ def speeds(run: Run, config: Config, material: Material, exported: Mapping[str, 
         if each.precision != CONTINUED  # the same graph as the student quantized after training
     }
     feeds = batched(texts)
-    many = measure(runners, feeds, repeats=config.speed_repeats)
-    one = measure(
-        runners, single(texts, min(n, 200), run.seed), repeats=config.speed_repeats, seconds=0.2
-    )
+    turns, least = config.speed_repeats, config.speed_seconds
+    many = measure(runners, feeds, repeats=turns, seconds=least)
+    singles = single(texts, min(n, 200), run.seed)
+    one = measure(runners, singles, repeats=turns, seconds=least / 2)
     run.metric("speed.padding", padding(feeds), unit="ratio", n=n)
     base = many[f"{TEACHER}, {FP32}"]
     ratios = {key: throughput_ratio(each, base) for key, each in many.items()}

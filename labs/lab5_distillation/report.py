@@ -153,7 +153,7 @@ def _candidate(
 
     found = score(stack(logits), labels, teacher)
     key = f"{name}, {precision}"
-    kept = retention(correct(stack(logits), labels), correct(teacher, labels))
+    kept = retention(correct(stack(logits), labels), correct(teacher, labels)[0])
     is_teacher = key == f"{TEACHER}, {FP32}"
     return Candidate(
         name=name,

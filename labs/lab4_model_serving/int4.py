@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, RunError, require
 from common.exercises import exercise
-from labs.lab4_model_serving.quantization import operator_counts, preprocess, quiet, whole
+from common.onnx_files import quiet, whole
+from labs.lab4_model_serving.quantization import operator_counts, preprocess
 
 ZERO_POINT = 8  # the code of 0.0
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what ONNX Runtime's MatMulNBits takes

@@ -7,13 +7,8 @@ zero point, taken at run time from each batch ("dynamic", here) or from a calibr
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, RunError, require
 from common.exercises import exercise
+from common.onnx_files import quiet, whole
 
 INTEGER_OPERATORS = ("MatMulInteger", "DynamicQuantizeMatMul", "ConvInteger")
 
@@ -217,37 +213,6 @@ def quantize_int8(fp32_path: Path, int8_path: Path, *, reduce_range: bool = Fals
                 "weights"
             )
     return int8_path
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; it becomes ``path`` if all goes well, else it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's quantization tools from printing, and from changing the root logger.
-
-    They ask for the pre-processing even when it has been done, print progress, and
-    ``matmul_nbits_quantizer`` gives the root logger a handler at level INFO on import.
-    """
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.addHandler(logging.NullHandler())  # basicConfig leaves a logger with a handler alone
-    root.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 def operator_counts(path: Path) -> Counter[str]:

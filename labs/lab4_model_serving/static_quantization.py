@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import RunError, require
+from common.onnx_files import quiet, whole
 from labs.lab4_model_serving.paired_accuracy import PairedAccuracy, logits, paired_accuracy
-from labs.lab4_model_serving.quantization import preprocess, quiet, whole
+from labs.lab4_model_serving.quantization import preprocess
 from labs.lab4_model_serving.tokens import pad
 
 if TYPE_CHECKING:

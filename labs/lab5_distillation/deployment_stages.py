@@ -37,11 +37,6 @@ class Exported:
     test: list[Tensor]
     validation: list[Tensor]
 
-    @property
-    def key(self) -> str:
-        """Such as ``two_layers, int8``."""
-        return f"{self.name}, {self.precision}"
-
 
 @dataclass(frozen=True)
 class Speed:
@@ -75,7 +70,7 @@ def quantize(
         "export.max_abs_error",
         worst,
         unit="logit",
-        n=PARITY_TEXTS,
+        n=min(PARITY_TEXTS, len(material.test)),
         how="float32 ONNX against PyTorch on the CPU, over all models",
     )
     if config.aware_epochs:

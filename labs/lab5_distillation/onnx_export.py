@@ -7,13 +7,11 @@ later: a fused Attention becomes QAttention, a MatMul with constant weights Dyna
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common import onnx_files
 from common.errors import InputError, RunError, require
 from labs.lab5_distillation.encoders import TextClassifier, clone, layers_of
 from labs.lab5_distillation.throughput import size_mb as size_mb
@@ -79,7 +78,7 @@ def export_onnx(model: TextClassifier, path: Path, *, fused: bool = True) -> Pat
     for module in copied.encoder.modules():  # a student's layers may hold configs of their own
         if (config := getattr(module, "config", None)) is not None:
             config._attn_implementation = "eager"
-    with whole(path) as partial:
+    with onnx_files.whole(path) as partial:
         with quiet(), torch.no_grad():
             torch.onnx.export(
                 _Exported(copied).eval(),
@@ -269,24 +268,8 @@ def running_operators(path: Path) -> Counter[str]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; it becomes ``path`` if all goes well, else it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.onnx")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
-    """Keep exporter and quantization tools from printing, and from changing the root logger."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.addHandler(logging.NullHandler())  # basicConfig leaves a logger with a handler alone
-    root.setLevel(logging.ERROR)
+    """`onnx_files.quiet` for the exporter and the fusions, whose warnings ask for nothing."""
     # Without torchvision the exporter warns once for each torchvision operator.
     for name in (
         "torch.onnx._internal.exporter._registration",
@@ -296,10 +279,6 @@ def quiet() -> Iterator[None]:
         "onnx_model_bert",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    with onnx_files.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, RunError, require
+from common.onnx_files import whole
 from labs.lab5_distillation.encoders import TextClassifier
 from labs.lab5_distillation.fake_quantization import Codes, FakeQuantLinear, strip
-from labs.lab5_distillation.onnx_export import export_onnx, operators, quiet, whole
+from labs.lab5_distillation.onnx_export import export_onnx, operators, quiet
 from labs.lab5_distillation.tokens import Batches, TokenSet
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def gains(
 
     found: dict[str, Gain] = {}
     for name, arms in students.items():
-        how = "distilled from the teacher's layers - the pretrained layers on the labels"
+        how = "distilled - the same architecture from pretrained layers on the labels"
         found[name] = difference(f"gain.{name}", arms[TAUGHT], arms[ALONE], how)
     last = config.students[-1]
     arms = students[last]
@@ -267,8 +267,9 @@ def show(
     run.figure(
         "gains",
         draw_gains(gained),
-        caption="What the teacher adds: distilled minus fine-tuned, the same student and seeds, "
-        "with 95 % intervals over seeds and texts.",
+        caption="What the teacher adds: distilled from its layers, minus the same architecture and "
+        "seeds from the pretrained layers on the labels. Of the last student also its two parts. "
+        "95 % intervals over seeds and texts.",
     )
     run.figure(
         "speed",

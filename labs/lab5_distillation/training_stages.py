@@ -130,11 +130,10 @@ def check_before_training(config: Config, split: Split, tokens: Tokens) -> None:
     DataError
         A named student that cannot be had.
     """
-    from labs.lab5_distillation.tokens import Tokens as TokensOf
     from labs.lab5_distillation.tokens import require_same_tokens
 
     if config.student:
-        require_same_tokens(tokens, TokensOf(config.student, config.max_tokens))
+        require_same_tokens(tokens, type(tokens)(config.student, config.max_tokens))
     least = int(np.bincount(split.train.labels, minlength=len(split.names)).min())
     require(
         config.few_labels <= least,

@@ -55,7 +55,6 @@ def test_start_check_solve_check_and_the_capstone_runs_on_it(tmp_path: Path) -> 
     assert stub_run.returncode == 1
     assert "exercise 5.1" in stub_run.stderr
 
-    (work / "lab5_distillation" / "distil.py").unlink()
     mine.write_text(REFERENCE.read_text())
     solved = course("check", "lab5", "5.1", work=work)
     assert solved.returncode == 0, solved.stdout

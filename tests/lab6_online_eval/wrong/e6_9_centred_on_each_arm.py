@@ -1,0 +1,14 @@
+"""Each arm is centred on its own covariate mean, so that the difference is not adjusted."""
+
+
+def cuped_moments(control: Pair, treatment: Pair, everyone: Pair) -> CupedMoments:
+    theta = everyone.covariance / everyone.variance_x if everyone.variance_x > 0 else 0.0
+
+    def adjusted(arm: Pair) -> Moments:
+        return Moments(
+            arm.n,
+            arm.mean_y - theta * (arm.mean_x - arm.mean_x),
+            arm.variance_y - 2 * theta * arm.covariance + theta**2 * arm.variance_x,
+        )
+
+    return CupedMoments(adjusted(control), adjusted(treatment), theta)

@@ -293,7 +293,7 @@ def study_interleaving(
     experiments: int = EXPERIMENTS,
     seed: int = 0,
 ) -> InterleavingStudy:
-    """Sensitivity for the pairs of names in ``small``, and agreement over all pairs of ``lists``."""
+    """Sensitivity for the pairs of names in ``small``, agreement over all pairs of ``lists``."""
     return InterleavingStudy(
         tuple(
             sensitivity(

@@ -47,15 +47,16 @@ def ease(data: Interactions, *, regularisation: float = 500.0) -> Floats:
     return np.asarray(seen @ weights)
 
 
-def discovery(data: Interactions, *, power: float = 0.5) -> Floats:
+def discovery(data: Interactions, *, power: float = 0.5, base: Floats | None = None) -> Floats:
     """EASE, divided by the popularity of each film to a power: less of what people know already.
 
     The inverse-propensity idea of Schnabel et al. (2016), Recommendations as Treatments, ICML:
-    what was watched less often for want of exposure counts for more.
+    what was watched less often for want of exposure counts for more. ``base`` are the scores of
+    `ease`, where they are at hand already.
     """
     require(0 <= power <= 2, "power", power, "must be from 0 to 2", "try 0.5")
     watched = np.maximum(data.seen.sum(axis=0), 5).astype(float)
-    scores = ease(data)
+    scores = ease(data) if base is None else base
     return np.asarray(scores / watched**power)
 
 

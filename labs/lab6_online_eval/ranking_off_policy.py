@@ -1,9 +1,9 @@
 """Off-policy evaluation of rankings: another ranker's clicks, from the logs of the one that ran.
 
 The logging ranker is stochastic and known (see `plackett_luce`), so the probability of every film
-at every place is known as well. The estimate of a new ranker's clicks a session is then a reweighting
-of the log (item-position or position-based IPS), a prediction by a click model (direct), or the
-prediction corrected by the reweighted log (doubly robust).
+at every place is known as well. The estimate of a new ranker's clicks a session is then a
+reweighting of the log (item-position or position-based IPS), a prediction by a click model
+(direct), or the prediction corrected by the reweighted log (doubly robust).
 
 A film that the logging ranker never shows has no evidence, and no weight can make it up: that
 share of the new ranker's places is reported, and above a limit the estimate is refused.

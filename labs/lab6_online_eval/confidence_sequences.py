@@ -262,5 +262,6 @@ def _checked(se: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     error, units = np.asarray(se, dtype=float), np.asarray(n, dtype=float)
     bad = int(np.count_nonzero(~(np.isfinite(error) & (error > 0))))
     require(bad == 0, "standard errors that are not > 0", bad, "must be 0", "look later")
-    require(bool((units >= 2).all()), "fewest units", float(units.min()), "must be at least 2")
+    fewest = float(units.min(initial=np.inf))
+    require(fewest >= 2, "fewest units", fewest, "must be at least 2", "look later")
     return error, units

@@ -7,12 +7,19 @@ anybody looks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import json
+import tomllib
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from common.errors import require
+from common.errors import InputError, require
 from labs.lab6_online_eval.assignment import check_shares
+
+STRICT = {"extra": "forbid", "strict": True}
+"""How pydantic reads a file into these classes: no unknown key, no text in place of a number."""
 
 
 class Kind(StrEnum):
@@ -80,8 +87,12 @@ class Metric:
     margin: float | None = None
     cuped: bool = True
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "name", self.name, "must not be empty")
         where = f"metric {self.name}: "
+        require(bool(self.event.strip()), where + "event", self.event, "must not be empty")
         require(
             (self.kind is Kind.RATIO) == (self.denominator is not None),
             where + "denominator",
@@ -113,6 +124,12 @@ class Arm:
 
     name: str
     weight: float
+
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "name", self.name, "must not be empty")
+        require(0 < self.weight < 1, f"arm {self.name}: weight", self.weight, "must be in (0, 1)")
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,8 @@ class Experiment:
     n_looks: int = 1
     before_days: int = 14
 
+    __pydantic_config__ = STRICT
+
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "name", self.name, "must not be empty")
         require(bool(self.hypothesis.strip()), "hypothesis", self.hypothesis, "must not be empty")
@@ -190,3 +209,57 @@ class Experiment:
     def weights(self) -> tuple[float, ...]:
         """The share of each arm."""
         return tuple(arm.weight for arm in self.arms)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file (TOML); its keys are the attributes of `Experiment`.
+
+    Arms stand under ``[[arms]]``, metrics under ``[[metrics]]``, in the order in which they are to
+    be reported.
+
+    Raises
+    ------
+    InputError
+        No such file, not TOML, a key that is unknown or missing, a value of the wrong type or out
+        of its limits. The message names the file, and every key that is at fault.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        # JSON is pydantic's mode in which a list may be a tuple and a text an enumeration's member
+        text = json.dumps(content, default=_iso)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no experiment file: {error}") from error
+    try:
+        experiment = TypeAdapter(Experiment).validate_json(text)
+    except ValidationError as error:
+        faults = [_fault(each) for each in error.errors()]
+        raise InputError(f"{path}: " + "; ".join(faults)) from None
+    return replace(experiment, start=experiment.start.astimezone(UTC))
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no place in an experiment file")
+
+
+def _fault(error: Any) -> str:
+    """One fault that pydantic found, as ``key = value: what it must be``."""
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    where = where.lstrip(".")
+    kind, given = error["type"], error["input"]
+    if kind == "value_error":  # from __post_init__, which has named the value and its limit
+        return (f"{where}: " if where else "") + str(error["ctx"]["error"])
+    if kind == "unexpected_keyword_argument":
+        owner: type = next(
+            (c for key, c in (("arms", Arm), ("metrics", Metric)) if where.startswith(f"{key}[")),
+            Experiment,
+        )
+        known = ", ".join(field.name for field in fields(owner))
+        return f"{where} = {given!r} is unknown; known are {known}"
+    if kind == "missing_argument" or kind == "missing":
+        return f"{where} is missing"
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{where} = {given!r}: {message.replace('input', 'it')}"

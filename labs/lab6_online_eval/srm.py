@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from scipy.stats import chi2
 
 from common.errors import require
+from common.exercises import exercise
 
 ALARM = 1e-3
 
@@ -36,6 +37,13 @@ class SrmResult:
         return self.p < ALARM
 
 
+@exercise(
+    "6.5",
+    points=5,
+    title="Test for a sample ratio mismatch",
+    hint="Compare what each arm got with what its weight promised of the total. How many of the "
+    "counts are free once the total is known? And what is 1 - cdf when cdf is 1 to 16 digits?",
+)
 def srm_test(counts: Sequence[int], weights: Sequence[float]) -> SrmResult:
     """Chi-square test that the arms have the sizes they were given.
 
@@ -66,6 +74,7 @@ def srm_test(counts: Sequence[int], weights: Sequence[float]) -> SrmResult:
     require(min(counts) >= 0, "counts", list(counts), "must not be negative")
     require(min(weights) > 0, "weights", list(weights), "must be > 0", "leave empty arms out")
     require(abs(sum(weights) - 1) <= 1e-6, "weights", list(weights), "must sum to 1")
+    # BEGIN SOLUTION
     total = sum(counts)
     expected = tuple(weight * total for weight in weights)
     require(
@@ -79,3 +88,4 @@ def srm_test(counts: Sequence[int], weights: Sequence[float]) -> SrmResult:
     dof = len(counts) - 1
     observed = tuple(int(count) for count in counts)
     return SrmResult(float(chi2.sf(statistic, dof)), float(statistic), dof, observed, expected)
+    # END SOLUTION

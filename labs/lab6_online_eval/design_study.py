@@ -47,6 +47,7 @@ Floats = NDArray[np.float64]
 LOG_SIGMA = 2.0
 PILOT_LIFT = 0.2
 SCARCE = 0.1
+DESIGN_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def study_design(
     *,
     eligible: int = 20_000,
     pool: int = 100_000,
-    n_experiments: int = 1000,
+    n_experiments: int = 3000,
     n_simulations: int = 300,
     seed: int = 0,
 ) -> DesignStudy:
@@ -231,7 +232,7 @@ def study_design(
         past=movielens_past(dataset),
         pilot=pilot_promises(tail, PILOT_LIFT, n_pilots=n_simulations, seed=seed),
         designs=compare_designs(
-            units.control, units.before, n_experiments=n_simulations, seed=seed
+            units.control, units.before, n_experiments=DESIGN_REPEATS * n_simulations, seed=seed
         ),
         interference=compare_randomisations(SharedStock(), n_experiments=n_simulations, seed=seed),
         blocks=block_length_study(market, n_experiments=n_simulations, seed=seed),
@@ -250,12 +251,15 @@ def _power_checks(
     seed: int,
 ) -> tuple[PowerCheck, PowerCheck]:
     """Formula against simulation for clicks a unit, without CUPED and with it."""
+    treated = snapshot(history_of(world, lists[1]), now.days, before_days=before_days)
     drawn = draw_pool(world, lists, n=pool, days=now.days, before_days=before_days, seed=seed)
     half = units // 2
     checks = []
     for covariate, left in ((None, 1.0), (drawn.before, 1 - now.variance_reduction)):
         effect = float(drawn.treatment.mean() - drawn.control.mean())
-        formula = power_t(effect, TwoArms.of(2 * half, left * now.variance))
+        # a relative effect stretches the metric, so the treatment's variance is larger
+        arms = TwoArms(half, half, left * now.variance, left * treated.variance)
+        formula = power_t(effect, arms)
         simulated = simulated_power(
             drawn.control,
             drawn.treatment,
@@ -275,7 +279,8 @@ def _first_metric(experiment: Experiment, kind: Kind) -> Experiment:
     for metric in experiment.metrics:
         if metric.role is Role.SUCCESS and metric.kind in (Kind.MEAN, Kind.RATIO):
             denominator = (metric.denominator or "session") if kind is Kind.RATIO else None
-            changed = replace(metric, kind=kind, denominator=denominator, cuped=True)
+            name = f"{metric.event}s a {denominator or 'unit'}"
+            changed = replace(metric, name=name, kind=kind, denominator=denominator, cuped=True)
             return replace(experiment, metrics=(changed,))
     raise InputError(
         f"metrics = {[m.name for m in experiment.metrics]} must hold a success metric that is a "

@@ -163,6 +163,10 @@ class Option:
     weeks: int | None
 
 
+def _weeks(n: int) -> str:
+    return f"{n} week" + ("" if n == 1 else "s")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long, or why not.
@@ -195,15 +199,15 @@ class Plan:
         last = self.curve[-1]
         if self.weeks is not None:
             return [
-                f"{self.metric}: run {self.weeks} weeks ({self.units:,} units) to find "
+                f"{self.metric}: run {_weeks(self.weeks)} ({self.units:,} units) to find "
                 f"{self.lift:+.1%}; as written it finds {self.as_written:.1%}"
             ]
         head = (
-            f"{self.metric}: {self.lift:+.1%} is out of reach: {last.weeks} weeks bring "
+            f"{self.metric}: {self.lift:+.1%} is out of reach: {_weeks(last.weeks)} bring "
             f"{self.units:,} units, a power of {self.power_at_most:.0%}"
         )
         return [head] + [
-            f"{option.change}: finds {option.lift:.1%} in {last.weeks} weeks"
+            f"{option.change}: finds {option.lift:.1%} in {_weeks(last.weeks)}"
             + ("" if option.weeks is None else f", and {self.lift:.1%} in {option.weeks}")
             for option in self.options
         ]

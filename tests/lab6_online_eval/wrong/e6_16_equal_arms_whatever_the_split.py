@@ -1,0 +1,11 @@
+"""The split is ignored: every experiment is counted as half and half."""
+
+from math import ceil
+
+from scipy.stats import norm
+
+
+def units_needed(lift, mean, variance, *, treated_share=0.5, alpha=0.05, power=0.8):
+    quantiles = norm.isf(alpha / 2) + norm.ppf(power)
+    arms = 4
+    return ceil(quantiles**2 * variance * arms / (lift * mean) ** 2)

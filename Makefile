@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 progress clean \
+.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -119,6 +119,9 @@ bench-lab3: $(READY) ## Lab 3: intervals and nulls of an audit against fairlearn
 
 bench-lab4: $(READY) ## Lab 4: five model servers on one bundle and one load
 	@$(BIN)/python -m labs.lab4_model_serving.bench $(RUN_OPTIONS)
+
+bench-lab6: $(READY) ## Lab 6: 10 million users analysed, against tea-tasting in pandas
+	@$(BIN)/python -m labs.lab6_online_eval.bench $(RUN_OPTIONS)
 
 clean: ## Remove runs and caches; keeps work/ and .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

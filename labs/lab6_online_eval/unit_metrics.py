@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, require
+from common.errors import require
 from common.exercises import exercise
 from labs.lab6_online_eval.event_log import EVENTS, EXPOSURES
 from labs.lab6_online_eval.experiment import Experiment, Kind, Metric
+from labs.lab6_online_eval.exposure_log import open_log
 from labs.lab6_online_eval.sufficient_statistics import Columns
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class LogCounts:
     unexposed_events
         Events of units that were never exposed: not used.
     not_finite, negative
-        Values that are missing, NaN or infinite, and values below 0, by the event's name.
+        Values that are missing, NaN or infinite (left out), and values below 0 (left out unless
+        they may be), by the event's name.
     """
 
     exposures: int
@@ -176,7 +178,12 @@ class UnitTable:
 
 
 def write_unit_table(
-    experiment: Experiment, log: Path, out: Path, *, at: datetime | None = None
+    experiment: Experiment,
+    log: Path,
+    out: Path,
+    *,
+    at: datetime | None = None,
+    signed: Sequence[str] = (),
 ) -> UnitTable:
     """Read the log with DuckDB and write one row a unit.
 
@@ -189,26 +196,28 @@ def write_unit_table(
     at
         Analyse as of this moment (with a time zone); the end of the experiment when left out or
         later than that.
+    signed
+        Names of events whose values may be negative, such as refunds.
 
     Raises
     ------
     InputError
-        A log without files, events without an ``event_id``, an ``at`` before the start.
-    """
-    import duckdb
+        A log that cannot be read, events without an ``event_id``, an ``at`` before the start.
 
+    Notes
+    -----
+    What is left out here is what `log_checks` reports as dropped, by the same rules; that module
+    also says when so much is missing that there must be no analysis.
+    """
     end = experiment.start + timedelta(days=experiment.days)
     require(at is None or at.tzinfo is not None, "at", at, "must say its time zone (UTC)")
     until = end if at is None else min(at, end)
     require(until > experiment.start, "at", at, f"must be after the start, {experiment.start}")
     out.mkdir(parents=True, exist_ok=True)
     units, values = out / "units.parquet", out / "values.parquet"
-    with duckdb.connect() as database:
-        database.execute("SET TimeZone = 'UTC'")
-        for table in (EXPOSURES, EVENTS):
-            _open(database, table, log / table)
+    with open_log(log) as database:
         _find_units(database, experiment, until)
-        _find_events(database, experiment, until)
+        _find_events(database, experiment, until, signed)
         database.execute(_unit_query(experiment), [str(units)])
         database.execute(_value_query(experiment.metrics), [str(values)])
         n = dict(database.execute("SELECT arm, count(*) FROM kept GROUP BY arm").fetchall())
@@ -235,15 +244,6 @@ def columns_of(metric: Metric) -> Columns:
     )
 
 
-def _open(database: duckdb.DuckDBPyConnection, name: str, folder: Path) -> None:
-    files = sorted(str(file) for file in folder.glob("*.parquet"))
-    if not files:
-        raise InputError(f"no Parquet file in {folder}: the log must hold {name}/*.parquet")
-    database.read_parquet(files).create_view(f"{name}_files")
-    # AT is a keyword of SQL
-    database.execute(f'CREATE TEMP VIEW {name} AS SELECT *, "at" AS moment FROM {name}_files')
-
-
 def _find_units(
     database: duckdb.DuckDBPyConnection, experiment: Experiment, until: datetime
 ) -> None:
@@ -253,9 +253,9 @@ def _find_units(
     )
     database.execute(
         "CREATE TEMP TABLE seen AS "
-        f"SELECT unit_id, min(moment) AS first_exposure, CASE min(arm) {arms} END AS arm, "
+        f'SELECT unit_id, min("at") AS first_exposure, CASE min(arm) {arms} END AS arm, '
         f"count(DISTINCT arm) AS n_arms, count(*) AS n_rows FROM {EXPOSURES} "
-        "WHERE experiment = $name AND moment >= $start AND moment < $until GROUP BY unit_id",
+        'WHERE experiment = $name AND "at" >= $start AND "at" < $until GROUP BY unit_id',
         _period(experiment, until),
     )
     database.execute(
@@ -266,16 +266,19 @@ def _find_units(
 
 
 def _find_events(
-    database: duckdb.DuckDBPyConnection, experiment: Experiment, until: datetime
+    database: duckdb.DuckDBPyConnection,
+    experiment: Experiment,
+    until: datetime,
+    signed: Sequence[str],
 ) -> None:
-    """Tables ``once``, each event without its copies, and ``done``, those of the kept units."""
+    """Tables ``once``, each event without its copies, and ``done``, the kept units' usable ones."""
     names = ", ".join(sorted(_text(name) for name in _event_names(experiment.metrics)))
     database.execute(
         "CREATE TEMP TABLE once AS "
         # of copies that differ the smallest, so that the order of the files does not matter
         "SELECT event_id, "
-        "min({'moment': moment, 'unit_id': unit_id, 'name': name, 'value': value}) AS e, "
-        f"count(*) AS copies FROM {EVENTS} WHERE name IN ({names}) AND moment < $until "
+        "min({'moment': \"at\", 'unit_id': unit_id, 'name': name, 'value': value}) AS e, "
+        f'count(*) AS copies FROM {EVENTS} WHERE name IN ({names}) AND "at" < $until '
         "GROUP BY event_id",
         {"until": until.astimezone(UTC)},
     )
@@ -283,8 +286,9 @@ def _find_events(
         "CREATE TEMP TABLE done AS SELECT unit, arm, e.name AS name, e.value AS value, "
         "e.moment >= first_exposure AS after, "
         "e.moment >= first_exposure - to_days($days) AS recent "
-        "FROM once JOIN kept ON e.unit_id = kept.unit_id",
-        {"days": experiment.before_days},
+        "FROM once JOIN kept ON e.unit_id = kept.unit_id "
+        "WHERE isfinite(e.value) AND (e.value >= 0 OR list_contains($signed, e.name))",
+        {"days": experiment.before_days, "signed": list(signed)},
     )
 
 
@@ -300,7 +304,7 @@ def _counts(
     )
     (outside,) = one(
         f"SELECT count(*) FROM {EXPOSURES} "
-        "WHERE experiment = $name AND (moment >= $start AND moment < $until) IS NOT TRUE",
+        'WHERE experiment = $name AND ("at" >= $start AND "at" < $until) IS NOT TRUE',
         _period(experiment, until),
     )
     rows, distinct, nameless = one(

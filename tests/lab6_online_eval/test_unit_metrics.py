@@ -187,7 +187,7 @@ def test_the_table_has_a_row_for_each_unit_and_says_what_was_left_out(tmp_path: 
             ("12", "a", "click", -4.0, 6.0),
         ],
     )
-    written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out")
+    written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out", signed=["click"])
     rows = table(written)
     assert set(rows) == {"a", "b", "e"}
     assert (rows["a"]["arm"], rows["b"]["arm"], rows["e"]["arm"]) == (0, 1, 1)
@@ -219,15 +219,26 @@ def test_an_early_look_counts_only_what_was_known_then(tmp_path: Path) -> None:
     assert {unit: row["clicks"] for unit, row in table(written).items()} == {"a": 1.0}
 
 
-def test_values_that_are_no_numbers_are_counted_by_their_event(tmp_path: Path) -> None:
-    """One NaN and one infinity of clicks: whoever analyses clicks must know."""
+def test_values_that_are_no_numbers_or_negative_are_left_out_and_counted(tmp_path: Path) -> None:
+    """One NaN, one infinity and a negative number of clicks: whoever analyses clicks must know."""
     log = write_log(
         tmp_path,
         [("a", "control", 1.0)],
-        [("1", "a", "click", np.nan, 2.0), ("2", "a", "click", np.inf, 2.0)],
+        [
+            *[("1", "a", "click", np.nan, 2.0), ("2", "a", "click", np.inf, 2.0)],
+            *[("3", "a", "click", -5.0, 2.0), ("4", "a", "click", 7.0, 2.0)],
+        ],
     )
     written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out")
-    assert written.counts.not_finite == {"click": 2}
+    assert (written.counts.not_finite, written.counts.negative) == ({"click": 2}, {"click": 1})
+    assert table(written)["a"]["clicks"] == 7.0
+
+
+def test_an_empty_log_has_no_units(tmp_path: Path) -> None:
+    """Nobody came: a table without rows, which the analysis then refuses."""
+    log = write_log(tmp_path, [], [])
+    written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out")
+    assert (written.n, table(written)) == ((0, 0), {})
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -256,7 +267,7 @@ def test_duckdb_and_numpy_count_the_same_events(tmp_path: Path, seed: int) -> No
             for i in copies
         ],
     )
-    written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out")
+    written = unit_metrics.write_unit_table(experiment(), log, tmp_path / "out", signed=["click"])
     expected = unit_metrics.window_sums(
         exposures, events, values, n_units=n_units, until=14.0, before_days=7.0
     )
@@ -280,8 +291,8 @@ def test_names_are_quoted(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no Parquet file in .*exposures"):
-        unit_metrics.write_unit_table(experiment(), tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="folder of the log"):
+        unit_metrics.write_unit_table(experiment(), tmp_path / "none", tmp_path / "out")
     with pytest.raises(ValueError, match="must be after the start"):
         unit_metrics.write_unit_table(experiment(), tmp_path, tmp_path / "out", at=START)
     log = write_log(

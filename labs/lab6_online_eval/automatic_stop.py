@@ -60,8 +60,8 @@ class Track:
     """One guardrail at every look: float [looks] each.
 
     ``excess`` is treatment's rate minus ``(1 + margin)`` times the control's, ``se`` its standard
-    error, ``p`` the smallest always-valid p-value so far of "the excess is at most 0". Before
-    `LEAST_EVENTS` were counted, ``p`` is 1.
+    error, ``p`` the smallest always-valid p-value so far of "the excess is at most 0". ``counted``
+    bool [looks]: whether `LEAST_EVENTS` had been seen by then; before, ``p`` is 1.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Track:
     excess: Floats
     se: Floats
     p: Floats
+    counted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,5 @@ def _track(
         tuned_for=tuned_for,
         alpha=alpha,
     )
-    return Track(
-        guardrail.name, rate, rate_t, excess, np.sqrt(se2), np.asarray(np.minimum.accumulate(p))
-    )
+    smallest = np.asarray(np.minimum.accumulate(p))
+    return Track(guardrail.name, rate, rate_t, excess, np.sqrt(se2), smallest, usable)

@@ -1,0 +1,26 @@
+"""Any success metric below alpha is enough, however many were tried."""
+
+
+def decide(
+    success: Sequence[SuccessResult],
+    guardrails: Sequence[GuardrailResult],
+    *,
+    failed_checks: Sequence[str] = (),
+    alpha: float = 0.05,
+    looks_left: bool = False,
+) -> Ruling:
+    adjusted = [metric.p for metric in success]
+    better = tuple(
+        m.name for m, p in zip(success, adjusted, strict=True) if p < alpha and m.gain > 0
+    )
+    worse = tuple(m.name for m in success if m.p < alpha and m.gain < 0)
+    harmed = [each for each in guardrails if each.p_harm < alpha]
+    not_shown = [each for each in guardrails if not each.p < alpha]
+    if failed_checks:
+        return Ruling(Decision.REFUSE, tuple(failed_checks), better, worse)
+    if worse or harmed:
+        return Ruling(Decision.STOP, ("harm",), better, worse)
+    if better and not not_shown:
+        return Ruling(Decision.SHIP, ("better",), better, worse)
+    decision = Decision.EXTEND if looks_left else Decision.STOP
+    return Ruling(decision, ("not shown",), better, worse)

@@ -58,7 +58,7 @@ def post_stratified(
     Notes
     -----
     Miratrix, Sekhon & Yu (2013), Adjusting treatment effect estimates by post-stratification in
-    randomized experiments, JRSS B 75, equations 3 and 16.
+    randomized experiments, JRSS B 75(2).
     """
     control, treatment = finite("control", control), finite("treatment", treatment)
     strata = check_strata(control, treatment, control_stratum, treatment_stratum)

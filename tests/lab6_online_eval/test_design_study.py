@@ -21,7 +21,7 @@ from labs.lab6_online_eval.figures_design import (
 from labs.lab6_online_eval.methods_design import methods
 from labs.lab6_online_eval.rankers import discovery, ease, top_k
 from labs.lab6_online_eval.validation import validate
-from labs.lab6_online_eval.world import build_world, read_interactions
+from labs.lab6_online_eval.world import Ints, World, build_world, read_interactions
 
 EXPERIMENT = Experiment(
     name="discovery",
@@ -35,18 +35,22 @@ EXPERIMENT = Experiment(
 
 
 @pytest.fixture(scope="module")
-def study() -> DesignStudy:
-    dataset = load("ml-100k")
-    data = read_interactions(dataset)
+def parts() -> tuple[World, tuple[Ints, Ints]]:
+    data = read_interactions(load("ml-100k"))
     lists = top_k(ease(data), data), top_k(discovery(data, power=0.05), data)
+    return build_world(data), lists
+
+
+@pytest.fixture(scope="module")
+def study(parts) -> DesignStudy:
     return study_design(
-        build_world(data), lists, dataset, EXPERIMENT,
-        pool=30_000, n_experiments=600, n_simulations=30, seed=1,
+        *parts, load("ml-100k"), EXPERIMENT,
+        pool=20_000, n_experiments=300, n_simulations=20, seed=1,
     )  # fmt: skip
 
 
 def test_simulated_power_is_the_formulas(study: DesignStudy) -> None:
-    """In the lab's own world, with and without CUPED, within what 600 experiments can say."""
+    """In the lab's own world, with and without CUPED, within what 300 experiments can say."""
     for check in (study.plain, study.cuped):
         low, high = check.simulated.ci95
         assert low - 0.02 < check.formula < high + 0.02
@@ -85,14 +89,10 @@ def test_every_figure_can_be_drawn(study: DesignStudy, draw) -> None:
     assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
 
 
-def test_a_metric_that_cannot_be_planned_is_refused(study: DesignStudy) -> None:
-    data = read_interactions(load("ml-100k"))
-    lists = top_k(ease(data), data), top_k(ease(data), data)
+def test_a_metric_that_cannot_be_planned_is_refused(parts) -> None:
     share = Metric("clicked", Kind.PROPORTION, Role.SUCCESS, "click")
     with pytest.raises(ValueError, match="must hold a success metric that is a mean or a ratio"):
-        study_design(
-            build_world(data), lists, load("ml-100k"), replace(EXPERIMENT, metrics=(share,))
-        )
+        study_design(*parts, load("ml-100k"), replace(EXPERIMENT, metrics=(share,)))
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)

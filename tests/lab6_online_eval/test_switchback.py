@@ -46,7 +46,7 @@ def test_blocks_are_the_observations() -> None:
 def test_the_interval_holds_where_periods_of_a_block_resemble_each_other() -> None:
     """400 A/A experiments of 30 blocks, each with a mood of its own: 5 % false positives.
 
-    Analysed by period, with four independent observations made out of each mood, it is 25 %.
+    Analysed by period, with three independent observations made out of each mood, it is 15 %.
     """
     rng = np.random.default_rng(3)
     false = 0

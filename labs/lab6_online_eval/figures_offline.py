@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#1f6fb4", "#d9730d", "#2e8b57", "#9a9a9a"
+LABEL_SHIFT = {"ease": -11, "discovery_10": 5, "discovery_20": 3}
+"""Points up, where labels would lie on one another."""
 ESTIMATORS = (
     ("ips", "item-position IPS", ORANGE, "o"),
     ("position_based", "position-based IPS", BLUE, "s"),
@@ -36,13 +38,11 @@ def draw_offline_online(result: OfflineOnline) -> Figure:
             ecolor=GREY,
             capsize=2,
         )
-        small = row.name in ("discovery_05", "discovery_10")
         left.annotate(
             row.name,
-            (value.mean, row.clicks),
+            (value.high, row.clicks),
             textcoords="offset points",
-            xytext=(-8, 4) if small else (8, 6),
-            ha="right" if small else "left",
+            xytext=(4, LABEL_SHIFT.get(row.name, -3)),
             fontsize=8,
         )
     left.set(xlabel="NDCG@10 on held-out films (95 % over users)", ylabel="true clicks a session")
@@ -161,8 +161,8 @@ def draw_sensitivity(result: InterleavingStudy) -> Figure:
         axes.set(xlabel="sessions in all", ylim=(0, 1.03))
         axes.set_title(
             f"{each.control} to {each.treatment}: {each.true_effect:+.3f}\n"
-            f"sessions for {each.power:.0%} power: {each.ab_sessions:,} and "
-            f"{each.interleaved_sessions:,}",
+            f"{each.power:.0%} power: {each.ab_sessions:,} sessions A/B, "
+            f"{each.interleaved_sessions:,} interleaved",
             fontsize=9,
         )
     panels[0].set_ylabel("share of experiments that find it")

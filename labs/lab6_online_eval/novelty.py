@@ -254,7 +254,8 @@ def trend_test(daily: DailyEffects) -> Trend:
 def _check(daily: DailyEffects) -> None:
     n = daily.n_days
     require(n >= 6, "days", n, "must be at least 6", "a curve of three parameters needs more")
-    require(daily.covariance.shape == (n, n), "shape of covariance", daily.covariance.shape, "")
+    shape = daily.covariance.shape
+    require(shape == (n, n), "shape of covariance", shape, f"must be {(n, n)}")
     finite = bool(np.isfinite(daily.effect).all() and np.isfinite(daily.covariance).all())
     require(finite, "daily effects", "NaN or infinity", "must be finite")
     least = float(np.linalg.eigvalsh(daily.covariance)[0])
@@ -347,15 +348,14 @@ def study_novelty(
 ) -> tuple[NoveltyStudy, ...]:
     """Simulate `CHANGES` of the effect of ``lists[1]`` over ``lists[0]``, and read each.
 
-    Half of the units enter on day 0, the others evenly over the first half of the days; the effect
-    is followed for as many days as every unit can be seen, so that no day mixes cohorts.
+    Units enter evenly over the first half of the days. Since exposure, the effect is followed for
+    as many days as every unit is seen, so that no day of the curve lacks a cohort.
     """
     require(days >= 12, "days", days, "must be at least 12", "try 28")
     rng = np.random.default_rng(seed)
     people = rng.integers(0, world.n_users, n_units)
     arm = rng.integers(0, 2, n_units)
-    late = rng.integers(0, days // 2, n_units)
-    exposed = np.where(rng.random(n_units) < 0.5, 0, late)
+    exposed = rng.integers(0, days // 2, n_units)
     visits = world.visits
     gain = world.expected_clicks(lists[1]) - world.expected_clicks(lists[0])
     mean_gain = float((visits * gain).sum() / visits.sum())

@@ -112,7 +112,10 @@ def spending_boundaries(
     [4.877, 3.357, 2.68, 2.29, 2.031]
     """
     _check_alpha(alpha)
-    times = information_times(information)
+    return _spend(information_times(information), spending, alpha)
+
+
+def _spend(times: Floats, spending: Spending, alpha: float) -> Boundaries:
     targets = np.diff(spending(times, alpha), prepend=0.0)
     bounds = np.empty(len(times))
     walk = Walk.start()
@@ -243,12 +246,21 @@ def stagewise_p(boundaries: Boundaries, look: NDArray[np.int64], z: Floats) -> F
 
     Stopping earlier is the stronger evidence, and at the same look the larger absolute z; so p is
     the probability under no effect of stopping before, or at this look with one at least as large.
-    It is at most alpha exactly when a boundary was crossed, and uniform under no effect.
+    It is at most alpha exactly when a boundary was crossed, and uniform under no effect. It is a
+    statement about experiments that have *ended*: for one that goes on see `repeated_p`.
+
+    Raises
+    ------
+    InputError
+        An experiment that has neither crossed its boundary nor reached the last look.
 
     Notes
     -----
     Fairbanks & Madsen (1982); Tsiatis, Rosner & Mehta (1984), Biometrics 40.
     """
+    going_on = (look < len(boundaries.z) - 1) & (np.abs(z) < boundaries.z[look])
+    unfinished = int(np.count_nonzero(going_on))
+    require(unfinished == 0, "experiments that have not ended", unfinished, "must be 0")
     p = np.empty(len(z))
     walk, before = Walk.start(), 0.0
     tops = boundaries.z * np.sqrt(boundaries.times)
@@ -259,6 +271,39 @@ def stagewise_p(boundaries: Boundaries, look: NDArray[np.int64], z: Floats) -> F
         before += 2 * float(ahead.above(tops[each]))
         walk = ahead.kept(float(-tops[each]), float(tops[each]))
     return p
+
+
+def repeated_p(
+    information: Sequence[float] | Floats,
+    look: int,
+    z: float,
+    spending: Spending = obrien_fleming_spending,
+) -> float:
+    """The p-value at a look (0-based) of an experiment that may still go on.
+
+    The smallest alpha at which the plan's boundary *at this look* would have been crossed: below
+    alpha exactly when ``|z|`` is beyond the boundary for alpha. Early on it is far above the plain
+    p-value: z = 3 at the first of five looks has p .30 by O'Brien-Fleming, not .003. What is below
+    1e-12 is given as 1e-12.
+
+    Notes
+    -----
+    Jennison & Turnbull (2000), section 9.3, repeated p-values.
+    """
+    times = information_times(information)
+    require(0 <= look < len(times), "look", look, f"must be from 0 to {len(times) - 1}")
+    require(bool(np.isfinite(z)), "z", z, "must be finite")
+
+    def beyond(log_alpha: float) -> float:
+        plan = _spend(times[: look + 1], spending, float(np.exp(log_alpha)))
+        return abs(z) - float(plan.z[look])
+
+    low, high = np.log(1e-12), np.log(0.999)
+    if beyond(high) < 0:
+        return 1.0
+    if beyond(low) >= 0:
+        return 1e-12
+    return float(np.exp(brentq(beyond, low, high, xtol=1e-10)))
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ def check_guardrails(
 ) -> tuple[GuardrailResult, ...]:
     """Judge each guardrail at the planned end of an experiment, at one-sided ``alpha`` each.
 
+    For an experiment that may be looked at more than once see `look_plan`.
+
     Parameters
     ----------
     alpha

@@ -123,3 +123,25 @@ def test_information_that_does_not_grow_is_refused(information: list[float]) -> 
     """A look without new data is no look."""
     with pytest.raises(InputError, match="must be"):
         gs.spending_boundaries(information)
+
+
+@pytest.mark.parametrize("look", [0, 2, 4])
+def test_the_repeated_p_is_below_alpha_exactly_beyond_the_boundary(look: int) -> None:
+    """At an interim look the plain p is peeking: z = 3 at the first of five is no evidence yet."""
+    looks = [1, 2, 3, 4, 5]
+    for alpha in (0.01, 0.05, 0.1):
+        at = gs.spending_boundaries(looks, alpha=alpha).z[look]
+        assert gs.repeated_p(looks, look, float(at)) == pytest.approx(alpha, rel=1e-6)
+        assert gs.repeated_p(looks, look, -float(at) * 1.01) < alpha
+        assert gs.repeated_p(looks, look, float(at) * 0.99) > alpha
+    assert gs.repeated_p(looks, 0, 3.0) > 0.3
+    assert gs.repeated_p(looks, look, 0.0) == 1.0
+
+
+def test_a_stagewise_p_of_a_running_experiment_is_refused() -> None:
+    """It would be the plain p of the first look: .003 where nothing was crossed."""
+    plan = gs.spending_boundaries([1, 2, 3])
+    with pytest.raises(InputError, match="have not ended"):
+        gs.stagewise_p(plan, np.array([0]), np.array([3.0]))
+    with pytest.raises(InputError, match="look"):
+        gs.repeated_p([1, 2], 2, 1.0)

@@ -205,7 +205,7 @@ def compare_interleaved(unit: Ints, credits: Floats, *, alpha: float = 0.05) -> 
     Notes
     -----
     Chapelle, Joachims, Radlinski & Yue (2012), Large-scale Validation and Analysis of Interleaved
-    Search Evaluation, TOIS 30(1), section 3.
+    Search Evaluation, TOIS 30(1).
     """
     require(0 < alpha < 1, "alpha", alpha, "must be between 0 and 1", "try 0.05")
     require(unit.shape == credits.shape, "shape of unit", unit.shape, f"must be {credits.shape}")

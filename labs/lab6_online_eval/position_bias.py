@@ -133,8 +133,7 @@ def by_random_swaps(swaps: SwapLog) -> Examination:
 
     Notes
     -----
-    Joachims, Swaminathan & Schnabel (2017), Unbiased Learning-to-Rank with Biased Feedback, WSDM,
-    section 5.
+    Joachims, Swaminathan & Schnabel (2017), Unbiased Learning-to-Rank with Biased Feedback, WSDM.
     """
     k = swaps.log.k
     ratio, se = np.ones(k), np.zeros(k)
@@ -186,8 +185,8 @@ def by_em(log: ClickLog, n_items: int, *, tolerance: float = 1e-5) -> Examinatio
     Notes
     -----
     Wang, Golbandi, Bendersky, Metzler & Najork (2018), Position Bias Estimation for Unbiased
-    Learning to Rank in Personal Search, WSDM, equations 2 to 5; Chuklin, Markov & de Rijke (2015),
-    Click Models for Web Search, chapter 4.
+    Learning to Rank in Personal Search, WSDM; Chuklin, Markov & de Rijke (2015),
+    Click Models for Web Search.
     """
     cells = _cells(log, n_items)
     at_two = int((np.bincount(cells.pair) >= 2).sum())

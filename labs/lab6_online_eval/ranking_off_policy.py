@@ -45,7 +45,7 @@ def item_position_ips(clicks: Floats, logged: Floats, target: Floats) -> Floats:
     Notes
     -----
     Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay & Wen (2018), Offline Evaluation of Ranking
-    Policies with Click Models, KDD, section 4.
+    Policies with Click Models, KDD (item-position model).
     """
     return np.asarray((clicks * position_weights(logged, target)).sum(axis=1))
 
@@ -107,7 +107,7 @@ def position_based_ips(
 
     Notes
     -----
-    Li et al. (2018), as above, section 4.3.
+    Li et al. (2018), as above (position-based model).
     """
     require(clicks.shape == examined.shape, "shape of examined", examined.shape, "as clicks")
     shown = examined > 0
@@ -169,7 +169,7 @@ def doubly_robust(
 
     Notes
     -----
-    Dudik, Langford & Li (2011), Doubly Robust Policy Evaluation and Learning, ICML, equation 2,
+    Dudik, Langford & Li (2011), Doubly Robust Policy Evaluation and Learning, ICML,
     by item and position.
     """
     check_logged(clicks, logged, target, predicted_logged, predicted_target)

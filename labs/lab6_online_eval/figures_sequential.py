@@ -66,6 +66,7 @@ def draw_peeking(result: PeekingStudy) -> Figure:
 def draw_boundaries(looks: int = 20) -> Figure:
     """The absolute z at which each rule stops, look by look."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
@@ -73,7 +74,7 @@ def draw_boundaries(looks: int = 20) -> Figure:
         plan = peeking.boundaries_of(rule, looks)
         axis.plot(np.arange(1, looks + 1), plan.z, c=COLOURS[rule], label=LABELS[rule], marker=".")
     axis.set(xlabel="look", ylabel="boundary of |z|", ylim=(1.5, 6))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, fontsize=8)
     return figure
 

@@ -20,12 +20,12 @@ from labs.lab6_online_eval.world import Sessions
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = read_experiment(ROOT / "labs/lab6_online_eval/experiments/new_ranker.toml")
-N_UNITS = 3000
+N_UNITS = 1500
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound log: 3,000 units, about six sessions each, half of them before the start."""
+    """A sound log: 1,500 units, about six sessions each, half of them before the start."""
     rng = np.random.default_rng(0)
     unit = rng.permutation(np.repeat(np.arange(N_UNITS), 6))
     n = len(unit)

@@ -151,20 +151,24 @@ def _forest(analysis: Analysis) -> dict[str, str]:
 
 
 def _plan(experiment: Experiment) -> tuple[str, ...]:
-    shares = ", ".join(f"{arm.name} {arm.weight:.0%}" for arm in experiment.arms)
+    shares = ", ".join(f"{arm.name} {share(arm.weight)}" for arm in experiment.arms)
     looks = {
         Looks.ONCE: "the result counts once, at the end",
         Looks.ALWAYS: "the result may be read at any time: its intervals allow for that",
         Looks.PLANNED: f"the result counts at {experiment.n_looks} planned looks",
     }[experiment.looks]
     must = _names(experiment, Role.SUCCESS)
-    guards = [m for m in experiment.metrics if m.role is Role.GUARDRAIL and m.margin is not None]
+    guards = {
+        m.name: m.margin
+        for m in experiment.metrics
+        if m.role is Role.GUARDRAIL and m.margin is not None
+    }
     lines = [
         f"{experiment.days} days, arms {shares}; {looks}.",
-        f"To ship, {'one of ' if len(must) > 1 else ''}{_listed(must)} must improve.",
+        f"To ship, {'at least one of ' if len(must) > 1 else ''}{_listed(must)} must improve.",
     ]
     if guards:
-        limits = [f"{words(m.name)} ({m.margin:.0%})" for m in guards]
+        limits = [f"{words(name)} ({share(margin)})" for name, margin in guards.items()]
         lines.append(
             f"None of these may be worse by more than its margin: {_listed(limits)}. "
             "It has to be shown; that nothing was noticed is not enough."
@@ -270,7 +274,7 @@ def _guardrail_row(result: GuardrailResult) -> Row:
         Verdict.UNDECIDED: "not shown",
     }[result.verdict]
     if result.verdict is Verdict.UNDECIDED and result.underpowered:
-        verdict += f" (a harmless change passes {result.power:.0%} of the time)"
+        verdict += f" (a harmless change passes {share(result.power)} of the time)"
     margin = -result.margin if result.higher_is_better else result.margin
     return (
         words(result.name),
@@ -287,10 +291,11 @@ def _appendix_row(result: MetricResult) -> Row:
     return (
         words(result.metric.name),
         result.metric.kind.value,
-        f"{_number(result.effect.estimate)} ({_number(low)} to {_number(high)})",
+        _number(result.effect.estimate),
+        f"{_number(low)} to {_number(high)}",
         _p(result.effect.p),
         "" if result.p_adjusted is None else _p(result.p_adjusted),
-        f"{c.variance_reduction:.0%}" if result.metric.cuped else "",
+        share(c.variance_reduction) if result.metric.cuped else "",
         f"{c.n_control:,} / {c.n_treatment:,}",
         ", ".join(result.methods),
     )
@@ -336,6 +341,11 @@ def _not_looked_at(analysis: Analysis) -> tuple[str, ...]:
 def words(name: str) -> str:
     """A metric's name as it is spoken."""
     return name.replace("_", " ")
+
+
+def share(value: float) -> str:
+    """A share without a sign: ``20 %``, ``2.5 %``."""
+    return f"{100 * value:.3g} %"
 
 
 def percent(value: float) -> str:

@@ -45,8 +45,7 @@ def draw_peeking(result: PeekingStudy) -> Figure:
         style: dict[str, Any] = {
             "color": COLOURS[rule],
             "label": LABELS[rule],
-            "marker": "o",
-            "markersize": 4,
+            "marker": MARKERS[rule],
         }
         left.plot(looks, [row.false_positives for row in rows], **style)
         if rule != "naive_peeking":

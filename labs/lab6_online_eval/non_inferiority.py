@@ -184,7 +184,9 @@ def non_inferiority_power(
     """Probability that a guardrail passes, for a relative margin and a normal estimate.
 
         power = Phi( (effect + margin) / se - z_{1-alpha} )
-        se^2  = v^2 ( 1 / n_t + (1 - margin)^2 / n_c )
+        se^2  = v^2 ( 1 / n_t + (1 + effect)^2 / n_c )
+
+    ``se`` is the delta method's for the relative effect, as `non_inferiority_test` is given it.
 
     Parameters
     ----------
@@ -200,7 +202,7 @@ def non_inferiority_power(
     require(margin > 0, "margin", margin, "must be > 0")
     require(variation > 0, "variation", variation, "must be > 0", "a constant needs no test")
     require(min(n_control, n_treatment) >= 2, "units", n_control, "must be at least 2 an arm")
-    se = variation * sqrt(1 / n_treatment + (1 - margin) ** 2 / n_control)
+    se = variation * sqrt(1 / n_treatment + (1 + effect) ** 2 / n_control)
     return float(norm.cdf((effect + margin) / se - norm.isf(alpha)))
 
 
@@ -209,7 +211,7 @@ def units_per_arm(
 ) -> int:
     """Units in each of two equal arms for a guardrail to pass with probability ``power``.
 
-        n = v^2 (1 + (1 - margin)^2) (z_{1-alpha} + z_power)^2 / (effect + margin)^2
+        n = v^2 (1 + (1 + effect)^2) (z_{1-alpha} + z_power)^2 / (effect + margin)^2
 
     Halving the margin takes four times the units: a margin is a price, not a formality.
     """
@@ -218,7 +220,7 @@ def units_per_arm(
     distance = effect + margin
     require(distance > 0, "effect + margin", distance, "must be > 0", "no size excludes the truth")
     quantiles = float(norm.isf(alpha) + norm.isf(1 - power))
-    return ceil(variation**2 * (1 + (1 - margin) ** 2) * (quantiles / distance) ** 2)
+    return ceil(variation**2 * (1 + (1 + effect) ** 2) * (quantiles / distance) ** 2)
 
 
 def check_non_inferiority(effect: float, se: float, margin: float, alpha: float) -> None:

@@ -38,9 +38,9 @@ from labs.lab6_online_eval.sufficient_statistics import (
 from labs.lab6_online_eval.unit_metrics import LogCounts, UnitTable, write_unit_table
 
 METHODS = {
-    (Kind.MEAN, False): "welch",
-    (Kind.PROPORTION, False): "proportion",
-    (Kind.RATIO, False): "ratio_delta",
+    (Kind.MEAN, False): "mean_from_sums",
+    (Kind.PROPORTION, False): "proportion_from_sums",
+    (Kind.RATIO, False): "ratio_from_sums",
     (Kind.QUANTILE, False): "quantile_clustered",
     (Kind.MEAN, True): "cuped_from_sums",
     (Kind.PROPORTION, True): "cuped_from_sums",

@@ -31,6 +31,7 @@ ACTIONS = {
     Action.KEPT: "kept, look into it",
     Action.REFUSED: "no analysis",
 }
+EARLY = "events between the start and the exposure"
 
 Row = tuple[str, ...]
 
@@ -87,7 +88,7 @@ def memo_of(analysis: Analysis) -> Memo:
             (
                 check.name,
                 f"{check.count:,} of {check.of:,}",
-                ACTIONS[check.action],
+                "used for CUPED only" if check.name == EARLY else ACTIONS[check.action],
                 check.detail.strip("()"),
             )
             for check in found

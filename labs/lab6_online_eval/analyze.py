@@ -21,6 +21,7 @@ from labs.lab6_online_eval.exposure_log import open_log
 from labs.lab6_online_eval.guardrails import Guardrail, GuardrailResult
 from labs.lab6_online_eval.log_checks import LogReport, check_log
 from labs.lab6_online_eval.look_plan import Inference, LookPlan, look_plan
+from labs.lab6_online_eval.quantiles import compare_quantiles
 from labs.lab6_online_eval.ship_rule import (
     Decision,
     Ruling,
@@ -31,6 +32,7 @@ from labs.lab6_online_eval.ship_rule import (
 from labs.lab6_online_eval.significance import Comparison
 from labs.lab6_online_eval.srm import SrmResult, srm_test
 from labs.lab6_online_eval.sufficient_statistics import (
+    Columns,
     SufficientStatistics,
     compare_statistics,
     scan,
@@ -41,7 +43,7 @@ METHODS = {
     (Kind.MEAN, False): "mean_from_sums",
     (Kind.PROPORTION, False): "proportion_from_sums",
     (Kind.RATIO, False): "ratio_from_sums",
-    (Kind.QUANTILE, False): "quantile_clustered",
+    (Kind.QUANTILE, False): "clustered_quantile",
     (Kind.MEAN, True): "cuped_from_sums",
     (Kind.PROPORTION, True): "cuped_from_sums",
     (Kind.RATIO, True): "ratio_cuped_from_sums",
@@ -171,7 +173,7 @@ def analyze(
             for name in (EXPOSURES, EVENTS):
                 moment = f"{until.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00"
                 database.execute(
-                    f"CREATE TEMP VIEW {name} AS SELECT * FROM main.{name} "
+                    f"CREATE TEMP VIEW {name} AS SELECT * FROM memory.main.{name} "
                     f"WHERE \"at\" < '{moment}'::TIMESTAMPTZ"
                 )
         report = check_log(database, experiment, now=until, signed=signed, others=others)
@@ -231,14 +233,21 @@ def _analyse_arm(
     results: list[MetricResult] = []
     refused: list[RefusedMetric] = []
     for metric in experiment.metrics:
-        methods = methods_of(metric, plan)
+        columns = _columns(metric, table, statistics, number)
+        methods = methods_of(metric, plan, cuped=columns is not None and columns.cuped)
         missing = [name for name in methods if offered is not None and name not in offered]
         if missing:
             reason = f"its method did not pass validation: {', '.join(missing)}"
             refused.append(RefusedMetric(metric, reason))
             continue
         try:
-            comparison = _compare(metric, table, statistics, number, plan.alpha)
+            comparison = (
+                _compare_quantile(metric, table, number, plan.alpha)
+                if columns is None
+                else compare_statistics(
+                    statistics[0], statistics[number], columns, alpha=plan.alpha
+                )
+            )
             inferences = plan.absolute(comparison), plan.relative(comparison)
         except InputError as error:
             refused.append(RefusedMetric(metric, str(error)))
@@ -253,9 +262,8 @@ def _analyse_arm(
     )
 
 
-def methods_of(metric: Metric, plan: LookPlan) -> tuple[str, ...]:
+def methods_of(metric: Metric, plan: LookPlan, *, cuped: bool) -> tuple[str, ...]:
     """The validated methods on which a metric's result rests at this look."""
-    cuped = metric.cuped and metric.kind is not Kind.QUANTILE
     names = [METHODS[metric.kind, cuped]]
     if plan.method:
         names.append(plan.method)
@@ -264,21 +272,34 @@ def methods_of(metric: Metric, plan: LookPlan) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _compare(
-    metric: Metric,
-    table: UnitTable,
-    statistics: list[SufficientStatistics],
-    number: int,
-    alpha: float,
-) -> Comparison:
-    if metric.kind is Kind.QUANTILE:
-        return _compare_quantile(metric, table, number, alpha)
-    arms = statistics[0], statistics[number]
-    return compare_statistics(*arms, table.columns[metric.name], alpha=alpha)
+def _columns(
+    metric: Metric, table: UnitTable, statistics: list[SufficientStatistics], number: int
+) -> Columns | None:
+    """A metric's columns, None for a quantile; without a ratio's past where nobody has one.
+
+    Who has a past was settled before the exposure, so asking does not depend on the treatment.
+    """
+    columns = table.columns.get(metric.name)
+    below = columns.covariate_denominator if columns else None
+    if columns is None or below is None:
+        return columns
+    place = statistics[0].columns.index(below)
+    empty = any(arm.n and arm.mean[place] == 0 for arm in (statistics[0], statistics[number]))
+    return Columns(columns.numerator, columns.denominator) if empty else columns
 
 
 def _compare_quantile(metric: Metric, table: UnitTable, number: int, alpha: float) -> Comparison:
-    raise InputError("quantiles are not analysed yet")
+    assert metric.quantile is not None
+    control, control_unit = table.event_values(metric.name, 0)
+    treatment, treatment_unit = table.event_values(metric.name, number)
+    return compare_quantiles(
+        control,
+        treatment,
+        metric.quantile,
+        control_unit=control_unit,
+        treatment_unit=treatment_unit,
+        alpha=alpha,
+    )
 
 
 def _with_holm(results: list[MetricResult]) -> list[MetricResult]:

@@ -296,7 +296,7 @@ def _appendix_row(result: MetricResult) -> Row:
         f"{_number(low)} to {_number(high)}",
         _p(result.effect.p),
         "" if result.p_adjusted is None else _p(result.p_adjusted),
-        share(c.variance_reduction) if result.metric.cuped else "",
+        share(c.variance_reduction) if any("cuped" in name for name in result.methods) else "",
         f"{c.n_control:,} / {c.n_treatment:,}",
         ", ".join(result.methods),
     )

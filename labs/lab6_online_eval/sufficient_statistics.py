@@ -96,6 +96,11 @@ class Columns:
     covariate_denominator: str | None = None
 
     @property
+    def cuped(self) -> bool:
+        """Whether there is a covariate."""
+        return self.covariate is not None
+
+    @property
     def all(self) -> tuple[str, ...]:
         """Those that there are."""
         named = (self.numerator, self.denominator, self.covariate, self.covariate_denominator)

@@ -1,4 +1,4 @@
-"""Lab 6: design an experiment on a ranking model, run it, and decide, with methods on trial first."""
+"""Lab 6: put the methods on trial, then design an experiment on a ranker, run it, and decide."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def story(run: Run, config: Config) -> None:
         evidence.offline_against_online(run, config, setting)
     with run.stage("Every method on trial, on simulated truth", key="validation"):
         offered = evidence.put_methods_on_trial(run, config)
+        evidence.try_on_real_users(run, config, setting)
     with run.stage("What looking often costs", key="peeking"):
         evidence.peek(run, config)
     with run.stage("Design the experiment", key="design"):
@@ -49,7 +50,7 @@ if __name__ == "__main__":
         reading=(
             "Kohavi, Tang, Xu: Trustworthy Online Controlled Experiments (2020), "
             "https://experimentguide.com",
-            "Deng et al.: Improving the Sensitivity of Online Controlled Experiments (CUPED, 2013), "
+            "Deng et al.: Improving the Sensitivity of Online Experiments (CUPED, 2013), "
             "https://doi.org/10.1145/2433396.2433413",
             "Waudby-Smith et al.: Time-uniform central limit theory and asymptotic confidence "
             "sequences, https://arxiv.org/abs/2103.06476",

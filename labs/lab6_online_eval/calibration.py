@@ -1,4 +1,8 @@
-"""Does the test keep its promise: A/A tests, power, and what peeking costs."""
+"""Does the test keep its promise on real people: A/A tests of MovieLens users, hashed anew each.
+
+`validation` tries methods on simulated truth; here the users and the metric are real, and only the
+arms are drawn.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from common.errors import require
 from labs.lab6_online_eval.assignment import assign_many
@@ -65,36 +68,7 @@ def standard_errors_from(share: float, expected: float, n: int) -> float:
     return abs(share - expected) / sqrt(expected * (1 - expected) / n)
 
 
-def peeking_false_positives(
-    looks: int, experiments: int, seed: int = 0, alpha: float = 0.05
-) -> float:
-    """Share of A/A tests called significant at one of ``looks`` equally spaced looks (simulated).
-
-    The z-statistic at look j is the sum of j independent normal increments over sqrt(j), as it is
-    for any metric once each look has enough units.
-
-    Notes
-    -----
-    Armitage, McPherson & Rowe (1969), JRSS A 132: .050, .083, .142, .193, .248 for 1, 2, 5, 10
-    and 20 looks.
-    """
-    require(looks >= 1, "looks", looks, "must be at least 1")
-    require(experiments >= 1, "experiments", experiments, "must be at least 1")
-    rng = np.random.default_rng(seed)
-    threshold = float(norm.isf(alpha / 2))
-    sums = rng.standard_normal((experiments, looks)).cumsum(axis=1)
-    z = sums / np.sqrt(np.arange(1, looks + 1))
-    return float((np.abs(z) > threshold).any(axis=1).mean())
-
-
 def share_below(p: Floats, alpha: float) -> tuple[float, int]:
     """Share of p-values below ``alpha``, and their number."""
     below = int(np.count_nonzero(p < alpha))
     return below / len(p), below
-
-
-def crossed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Units by arm of two experiments, int64 [2, 2]: equal cells mean independent assignments."""
-    table = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(table, (first, second), 1)
-    return table

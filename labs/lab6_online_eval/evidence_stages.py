@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.runner import Run
+from common.statistics import proportion_ci
 from labs.lab6_online_eval.config import Config
 from labs.lab6_online_eval.validation import ALPHA, Verdict
 
@@ -193,6 +194,31 @@ def table(verdicts: list[Verdict]) -> str:
             f"{each.n:,} | {verdict} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def try_on_real_users(run: Run, config: Config, setting: Setting) -> None:
+    """A/A tests of the real MovieLens users and their real ratings; only the arms are drawn."""
+    from labs.lab6_online_eval.calibration import aa_p_values, share_below
+    from labs.lab6_online_eval.srm import ALARM
+    from labs.lab6_online_eval.users import split_in_time
+
+    users = split_in_time(setting.movielens)
+    names = [f"aa-{run.seed}-{number}" for number in range(config.validation)]
+    for area, covariate in (("real_users", None), ("real_users_cuped", users.before)):
+        p, srm_p = aa_p_values(users.ids, users.after, names, covariate=covariate)
+        rate, hits = share_below(p, ALPHA)
+        run.metric(
+            f"aa.{area}.fpr",
+            rate,
+            unit="ratio",
+            n=len(p),
+            ci95=proportion_ci(hits, len(p)),
+            how=f"{len(users.ids)} MovieLens users, mean rating of the second half of a history",
+        )
+    alarms, hits = share_below(srm_p, ALARM)
+    run.metric(
+        "aa.real_users.srm_alarms", alarms, unit="ratio", n=len(p), ci95=proportion_ci(hits, len(p))
+    )
 
 
 def peek(run: Run, config: Config) -> None:

@@ -10,6 +10,7 @@ from labs.lab6_online_eval.validation import ALPHA, COVERAGE, Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LEFT_END = 0.6
 OFFERED, REFUSED, FLAWED = "#1b6ca8", "#c0392b", "#8a8a8a"
 
 
@@ -28,14 +29,17 @@ def draw_validation(verdicts: Sequence[Verdict]) -> Figure:
             (right, each.coverage, each.coverage_ci),
         ):
             axes.plot(interval, (row, row), color=colour, linewidth=1.5)
-            axes.plot(value, row, marker, color=colour, markersize=5)
+            at = value if axes is left else max(value, LEFT_END + 0.01)
+            axes.plot(at, row, marker if at == value else "<", color=colour, markersize=5)
     left.set_yticks(range(len(order)), [each.name for each in order], fontsize=8)
     left.axvline(ALPHA, color="black", linewidth=0.8, linestyle="--")
     left.set_xscale("log")
-    left.set_xticks([0.01, 0.02, 0.05, 0.1, 0.25, 1.0], ["1 %", "2 %", "5 %", "10 %", "25 %", "1"])
+    left.set_xticks(
+        [0.01, 0.02, 0.05, 0.1, 0.25, 1.0], ["1 %", "2 %", "5 %", "10 %", "25 %", "100 %"]
+    )
     left.set_xlabel("false positives among A/A experiments")
     right.axvspan(*COVERAGE, color="#d9ead3", zorder=0)
-    right.set_xlim(min(0.85, max(0.3, min(each.coverage for each in order))) - 0.02, 1.005)
+    right.set_xlim(LEFT_END, 1.005)
     right.set_xlabel("intervals that hold the true effect (95 % promised)")
     handles = [
         left.plot([], [], "o", color=OFFERED)[0],

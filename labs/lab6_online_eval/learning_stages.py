@@ -37,9 +37,15 @@ def look_further(run: Run, config: Config, setting: Setting) -> None:
         how=f"{first.name}: error of the fitted long run over that of the first week",
     )
     trials = study_surrogates(repeats=40 if small else config.repeats, seed=run.seed)
-    for trial in trials:
-        area, n = f"surrogate.{trial.world}", len(trial.estimates)
-        run.metric(f"{area}.bias", trial.bias, unit="effect", n=n, how=f"truth {trial.truth:g}")
+    for name, trial in zip(("holds", "direct", "hidden"), trials, strict=True):
+        area, n = f"surrogate.{name}", len(trial.estimates)
+        run.metric(
+            f"{area}.bias",
+            trial.bias,
+            unit="effect",
+            n=n,
+            how=f"{trial.world}; truth {trial.truth:g}",
+        )
         run.metric(f"{area}.coverage", trial.coverage, unit="ratio", n=n)
         run.metric(f"{area}.se_saving", 1 - trial.se / trial.se_waiting, unit="ratio", n=n)
     seasons = study_holdback(n_seasons=max(config.repeats, 200), seed=run.seed)

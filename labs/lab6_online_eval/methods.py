@@ -9,7 +9,10 @@ from multiprocessing import get_context
 
 from labs.lab6_online_eval.validation import Method, Verdict, validate
 
-TOPICS = ("significance", "sequential", "design", "interleaving", "bandits", "causal", "longterm")
+TOPICS = (
+    *("significance", "analysis", "sequential", "design", "interleaving"),
+    *("bandits", "causal", "longterm"),
+)
 
 
 def catalogue() -> dict[str, Method]:

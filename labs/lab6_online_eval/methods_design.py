@@ -59,7 +59,7 @@ def methods() -> list[Method]:
             power_t(CLUSTER_EFFECT, clusters),
         ),
         Method("switchback", _switchback, MARKET_EFFECT),
-        Method("cluster_as_users", _cluster_as_users, CLUSTER_EFFECT),
+        Method("cluster_as_users", _cluster_as_users, CLUSTER_EFFECT, flawed=True),
     ]
 
 

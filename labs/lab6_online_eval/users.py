@@ -48,3 +48,10 @@ def split_in_time(dataset: Dataset) -> Users:
     }
     ids = means["before"].index.astype(str).to_numpy().astype(np.str_)
     return Users(ids, **{name: mean.to_numpy(dtype=float) for name, mean in means.items()})
+
+
+def crossed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Units by arm of two experiments, int64 [2, 2]: equal cells mean independent assignments."""
+    table = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(table, (first, second), 1)
+    return table

@@ -1,4 +1,4 @@
-"""A/A tests on real users, peeking, and the real units themselves."""
+"""A/A tests on real users, and the real units themselves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import pytest
 from common.data import load
 from labs.lab6_online_eval.calibration import (
     aa_p_values,
-    crossed,
-    peeking_false_positives,
     share_below,
     standard_errors_from,
 )
-from labs.lab6_online_eval.users import Users, split_in_time
+from labs.lab6_online_eval.users import Users, crossed, split_in_time
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +49,6 @@ def test_cuped_finds_a_lift_more_often(users: Users) -> None:
     plain, _ = aa_p_values(users.ids, users.after, names, lift=0.08)
     sharp, _ = aa_p_values(users.ids, users.after, names, lift=0.08, covariate=users.before)
     assert share_below(sharp, 0.05)[0] > share_below(plain, 0.05)[0] + 0.03
-
-
-@pytest.mark.parametrize(
-    ("looks", "expected"), [(1, 0.05), (2, 0.083), (5, 0.142), (10, 0.193), (20, 0.248)]
-)
-def test_peeking_costs_what_was_published(looks: int, expected: float) -> None:
-    """Armitage, McPherson and Rowe (1969)."""
-    assert peeking_false_positives(looks, 40_000) == pytest.approx(expected, abs=0.006)
 
 
 def test_crossed_counts_every_unit_once() -> None:

@@ -67,7 +67,7 @@ def test_the_distribution_function_has_statsmodels_clustered_error(q: float) -> 
 
 @pytest.mark.parametrize("q", [0.5, 0.9])
 def test_the_bootstrap_over_units_agrees_and_independence_does_not(q: float) -> None:
-    """Events of a user resemble each other: taken as independent, the error is half of the truth."""
+    """Events of a user resemble each other: taken as independent, the error is half the truth."""
     found, again, naive = [], [], []
     for seed in range(6):
         values, unit = latencies(10 + seed, 600)

@@ -70,6 +70,19 @@ def qini_curve(outcome: Floats, treated: Bools, uplift: Floats) -> Qini:
     return Qini(share, curve, area - float(curve[-1]) / 2, area)
 
 
+def true_qini(effect: Floats, uplift: Floats) -> Qini:
+    """The curve of a simulation, in which each unit's true effect [n] is known: without noise."""
+    require(
+        uplift.shape == effect.shape, "shape of uplift", uplift.shape, f"must be {effect.shape}"
+    )
+    check_finite("uplift", uplift)
+    order, last = _order(uplift)
+    gain = np.concatenate([[0.0], np.cumsum(effect[order])[last] / len(effect)])
+    share = np.concatenate([[0.0], (last + 1) / len(effect)])
+    area = float(np.trapezoid(gain, share))
+    return Qini(share, gain, area - float(gain[-1]) / 2, area)
+
+
 def uplift_at(outcome: Floats, treated: Bools, uplift: Floats, share: float) -> Estimate:
     """The measured effect in the top ``share`` of the ranking, with its interval."""
     require(0 < share <= 1, "share", share, "must be above 0 and at most 1", "try 0.3")
@@ -102,6 +115,10 @@ def _ranking(
         uplift.shape == outcome.shape, "shape of uplift", uplift.shape, f"must be {outcome.shape}"
     )
     check_finite("uplift", uplift)
+    return _order(uplift)
+
+
+def _order(uplift: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     order = np.argsort(-uplift, kind="stable")
     last = np.flatnonzero(np.append(np.diff(uplift[order]) != 0, True))
     return order, last

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labs.lab6_online_eval.guardrails import GuardrailResult, Verdict
+from labs.lab6_online_eval.memo import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
         axes.plot(bar.ends, (place, place), color=INK, lw=2.2, solid_capstyle="butt")
         axes.plot(bar.estimate, place, "o", color=bar.colour, markersize=8)
         axes.annotate(
-            f"{100 * bar.estimate:+.1f} %", (1, place), (8, 0), va="center", fontsize=9,
+            percent(bar.estimate), (1, place), (8, 0), va="center", fontsize=9,
             xycoords=("axes fraction", "data"), textcoords="offset points",
         )  # fmt: skip
     axes.axvline(0, color=GREY, lw=1, zorder=0)

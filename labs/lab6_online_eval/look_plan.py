@@ -42,6 +42,16 @@ class Inference:
     interval: Interval
     p: float
 
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.interval[1]
+
 
 @dataclass(frozen=True)
 class LookPlan:

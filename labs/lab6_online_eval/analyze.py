@@ -43,7 +43,7 @@ METHODS = {
     (Kind.MEAN, False): "mean_from_sums",
     (Kind.PROPORTION, False): "proportion_from_sums",
     (Kind.RATIO, False): "ratio_from_sums",
-    (Kind.QUANTILE, False): "clustered_quantile",
+    (Kind.QUANTILE, False): "quantile_clustered",
     (Kind.MEAN, True): "cuped_from_sums",
     (Kind.PROPORTION, True): "cuped_from_sums",
     (Kind.RATIO, True): "ratio_cuped_from_sums",

@@ -346,7 +346,7 @@ def words(name: str) -> str:
 
 def share(value: float) -> str:
     """A share without a sign: ``20 %``, ``2.5 %``."""
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:.1f}".removesuffix(".0") + " %"
 
 
 def percent(value: float) -> str:

@@ -135,11 +135,11 @@ def test_a_method_that_did_not_pass_validation_is_refused_by_name(
     healthy: tuple[Path, Truth],
 ) -> None:
     """Without the quantile's method its guardrail is untested, and what is untested cannot pass."""
-    offered = (set(METHODS.values()) | {"non_inferiority"}) - {"clustered_quantile"}
+    offered = (set(METHODS.values()) | {"non_inferiority"}) - {"quantile_clustered"}
     found = analyze(experiment(), healthy[0], offered=offered)
     (arm,) = found.arms
     assert [each.metric.name for each in arm.refused] == ["p90_latency"]
-    assert arm.refused[0].reason == "its method did not pass validation: clustered_quantile"
+    assert arm.refused[0].reason == "its method did not pass validation: quantile_clustered"
     assert found.decision is Decision.REFUSE
     assert "guardrail p90_latency could not be tested" in arm.ruling.reasons[0]
 

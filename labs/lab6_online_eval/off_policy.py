@@ -307,8 +307,8 @@ def gamma_interval(reward: Floats, weights: Floats) -> tuple[float, float]:
         low  = v / (2 y)               chi2(0.025; 2 y^2 / v)
         high = (v + m^2) / (2 (y + m)) chi2(0.975; 2 (y + m)^2 / (v + m^2))
 
-    with ``y = sum w r / n``, ``v = sum (w r)^2 / n^2`` and ``m = max w / n``: one more click, on the
-    row of the largest weight, is what the log might have missed.
+    with ``y = sum w r / n``, ``v = sum (w r)^2 / n^2`` and ``m = max w / n``: what the log
+    might have missed is one more click, on the row of the largest weight.
 
     Notes
     -----

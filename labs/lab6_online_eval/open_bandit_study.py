@@ -78,8 +78,8 @@ class EventCoverage:
     """How often IPW's 95 % interval holds the truth, by effective rewarded rows.
 
     Simulated logs of a uniform policy over the campaign's actions, evaluated for BTS: ``rows`` a
-    log, ``events`` on average, ``coverage`` of the normal interval, the share whose truth lies above
-    it (``missed_above``), and the coverage of the gamma interval (``gamma``).
+    log, ``events`` on average, ``coverage`` of the normal interval, the share whose truth lies
+    above it (``missed_above``), and the coverage of the gamma interval (``gamma``).
     """
 
     rows: int

@@ -1,0 +1,23 @@
+"""The row is entered in every arm's inverse, as if all had been played."""
+
+
+@dataclass(frozen=True)
+class LinUcb:
+    alpha: float
+
+    def choose(
+        self, inverse: Floats, response: Floats, context: Floats, rng: np.random.Generator
+    ) -> Ints:
+        toward = np.einsum("rkij,rj->rki", inverse, context)
+        mean = np.einsum("rki,rki->rk", toward, response)
+        width = np.sqrt(np.einsum("rki,ri->rk", toward, context))
+        return np.asarray((mean + self.alpha * width).argmax(axis=1), dtype=np.int64)
+
+    def update(
+        self, inverse: Floats, response: Floats, context: Floats, action: Ints, reward: Floats
+    ) -> None:
+        run = np.arange(len(action))
+        toward = np.einsum("rkij,rj->rki", inverse, context)
+        scale = 1 + np.einsum("rki,ri->rk", toward, context)
+        inverse -= toward[:, :, :, None] * toward[:, :, None, :] / scale[:, :, None, None]
+        response[run, action] += reward[:, None] * context

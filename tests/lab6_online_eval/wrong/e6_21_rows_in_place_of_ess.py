@@ -1,0 +1,15 @@
+"""Refused by the number of rows with a weight, which says nothing of how uneven they are."""
+
+
+def snipw(
+    reward: Floats, logged: Floats, target: Floats, *, least_ess: float = LEAST_ESS
+) -> SelfNormalised:
+    weights = importance_weights(logged, target)
+    require(bool(weights.any()), "sum of the weights", 0.0, "must be > 0", "no logged action fits")
+    total = weights.sum()
+    ess = float(np.count_nonzero(weights))
+    if ess < least_ess:
+        return SelfNormalised(None, None, ess)
+    value = float((weights * reward).sum() / total)
+    se = float(np.sqrt((weights**2 * (reward - value) ** 2).sum()) / total)
+    return SelfNormalised(value, se, ess)

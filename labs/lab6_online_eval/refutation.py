@@ -42,6 +42,14 @@ class Refutation:
     def passed(self) -> bool:
         return self.low <= self.expected <= self.high
 
+    def __str__(self) -> str:
+        verdict = "not refuted" if self.passed else "refuted"
+        return (
+            f"{self.name}: expected {self.expected:,.0f}, found {self.found:,.0f} "
+            f"({self.low:,.0f} to {self.high:,.0f}), {verdict}. It finds {self.finds}; "
+            f"it misses {self.misses}"
+        )
+
 
 def placebo_treatment(
     study: Study, estimator: Estimator, *, repetitions: int = 50, seed: int = 0

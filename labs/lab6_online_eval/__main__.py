@@ -37,7 +37,7 @@ def story(run: Run, config: Config) -> None:
     with run.stage("Policies judged from other policies' logs (Open Bandit)", key="off_policy"):
         learning.judge_from_logs(run, config)
     with run.stage("Causes without an experiment, judged by one (job training)", key="causal"):
-        learning.judge_by_experiment(run, config)
+        learning.judge_by_experiment(run, config, setting)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,20 @@ CLAIMS = (
         0.05,
     ),
     _claim(
+        "ope_known",
+        "Open Bandit: IPW of BTS from the random log is the known .00457, to its digits",
+        "ope.ipw.known_deviation",
+        "<",
+        1e-9,
+    ),
+    _claim(
+        "ope_refusal",
+        "Open Bandit, Women, random from BTS: two effective rows, and a refusal",
+        "ope.women.bts.refusals",
+        "==",
+        1,
+    ),
+    _claim(
         "nsw",
         "job training: 1794.3433 +- 670.9966 dollars, to half a cent",
         "nsw.deviation",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from common.data import load
 from common.runner import Run
 from labs.lab6_online_eval.config import Config
@@ -62,15 +60,124 @@ def look_further(run: Run, config: Config, setting: Setting) -> None:
         run.figure(name, figure, caption=f"{caption} Simulated.")
 
 
-def judge_by_experiment(run: Run, config: Config) -> None:
+def play_bandits(run: Run, config: Config) -> None:
+    """Regret against theory, and what can be concluded from what a bandit collected."""
+    from labs.lab6_online_eval import figures_bandits as figures
+    from labs.lab6_online_eval.bandit_study import study_bandits
+
+    small = config.repeats < FULL_STUDY
+    found = study_bandits(
+        rounds=config.bandit_rounds,
+        runs=config.bandit_runs,
+        contextual_rounds=min(config.bandit_rounds, 2000),
+        contextual_runs=max(config.bandit_runs // 2, 10),
+        n_adaptive=4000 if small else 20_000,
+        best_arm_runs=2 * config.bandit_runs,
+        seed=run.seed,
+    )
+    how = f"{config.bandit_rounds:,} rounds, means {', '.join(map(str, found.means))}"
+    for name in (*found.played, "ab_test"):
+        area, n = f"bandit.{name}.regret", config.bandit_runs
+        run.metric(area, found.final_regret(name), unit="reward", n=n, how=how)
+    for name, fit in found.fits.items():
+        run.metric(f"bandit.{name}.slope", fit.slope, unit="reward/ln t", ci95=(fit.low, fit.high))
+    run.metric("bandit.lai_robbins", found.lai_robbins, unit="reward/ln t", how="lower bound")
+    run.metric("bandit.ucb1_bound", found.ucb1_limit, unit="reward", how="Auer et al. 2002")
+    for suffix, group in (("", found.contextual), ("_late", found.late)):
+        for name, played in group.items():
+            value = float(played.mean[-1])
+            run.metric(f"contextual.{name}{suffix}.regret", value, unit="reward")
+    for each in found.reliability:
+        if each.arm == 0:
+            area = f"adaptive.{each.estimator}"
+            run.metric(f"{area}.bias", each.bias, unit="reward", how=f"+- {each.bias_se:.2g} SE")
+            run.metric(f"{area}.coverage", each.coverage, unit="ratio")
+    for arm in found.best_arm:
+        run.metric(f"best_arm.{arm.policy}.identified", arm.identified, unit="ratio")
+    run.figure("regret", figures.draw_regret(found), caption="Regret, and theory. Simulated.")
+    run.figure(
+        "bandit_inference",
+        figures.draw_bandit_inference(found),
+        caption="Means of arms that a bandit collected: bias and coverage. Simulated.",
+    )
+
+
+def judge_from_logs(run: Run, config: Config) -> None:
+    """Each policy of Open Bandit from the other's log, beside what it did itself."""
+    from labs.lab6_online_eval import figures_bandits as figures
+    from labs.lab6_online_eval.open_bandit_study import study_open_bandit
+
+    dataset = load("open-bandit")
+    run.data(dataset)
+    small = config.repeats < FULL_STUDY
+    found = study_open_bandit(
+        dataset,
+        campaigns=("all", "women") if small else ("all", "men", "women"),
+        n_boot=100 if small else 300,
+        n_coverage=500 if small else 2000,
+        seed=run.seed,
+    )
+    how = "BTS from the random log, campaign All; action probabilities"
+    run.metric("ope.ipw.exact", found.known_exact, unit="click rate", how=f"{how} integrated")
+    simulated = found.known_simulated
+    run.metric("ope.ipw.known", simulated, unit="click rate", how=f"{how} simulated, as published")
+    run.metric("ope.ipw.known_deviation", abs(round(simulated, 5) - 0.00457), unit="click rate")
+    for each in found.directions:
+        main_one = (each.campaign, each.logged) == ("all", "random")
+        area = "ope" if main_one else f"ope.{each.campaign}.{each.logged}"
+        run.metric(f"{area}.on_policy", each.truth, unit="click rate", n=each.n, ci95=each.truth_ci)
+        run.metric(f"{area}.ess", each.ess, unit="rows", n=each.n)
+        run.metric(f"{area}.largest_weight", each.largest_weight, unit="weight", n=each.n)
+        run.metric(
+            f"{area}.refused", int(each.refused is not None), unit="count", how=each.refused or ""
+        )
+        for estimate in each.estimates:
+            name = f"{area}.{estimate.estimator}"
+            usable = estimate.refused is None
+            interval = (estimate.low, estimate.high) if usable else None
+            reason = estimate.refused or ""
+            value = estimate.value if usable else None
+            run.metric(
+                f"{name}.value", value, unit="click rate", n=each.n, ci95=interval, reason=reason
+            )
+            error = each.relative_error(estimate.estimator) if usable else None
+            run.metric(f"{name}.relative_error", error, unit="ratio", n=each.n, reason=reason)
+            if estimate.ess is not None:
+                run.metric(f"{name}.ess", estimate.ess, unit="rows", n=each.n)
+    women = found.direction("women", "bts")
+    run.metric("ope.women.bts.refusals", int(women.refused is not None), unit="count")
+    run.figure(
+        "off_policy",
+        figures.draw_off_policy(found),
+        caption="Each policy from the other's log, beside its own. Real logs.",
+    )
+    run.figure(
+        "rare_events",
+        figures.draw_rare_events(found),
+        caption="How often an interval holds the truth, by effective clicks. Simulated from the "
+        "campaign's probabilities.",
+    )
+
+
+def judge_by_experiment(run: Run, config: Config, setting: Setting) -> None:
     """Job training: every observational estimator, with the randomised answer as judge."""
     from labs.lab6_online_eval import figures_causal as figures
-    from labs.lab6_online_eval.observational_study import study_observational
+    from labs.lab6_online_eval.causal_study import study_causal
 
     dataset = load("nsw")
     run.data(dataset)
-    repetitions = 10 if config.repeats < FULL_STUDY else 40
-    found = study_observational(dataset, repetitions=repetitions, seed=run.seed)
+    small = config.repeats < FULL_STUDY
+    study = study_causal(
+        dataset,
+        setting.world,
+        setting.lists,
+        repetitions=10 if small else 40,
+        n_units=config.units,
+        n_campaign=3000 if small else 6000,
+        n_boot=100 if small else 200,
+        seed=run.seed,
+    )
+    found = study.observational
     judge = found.experiment
     n = judge.n_treated + judge.n_control
     run.metric("nsw.experiment.effect", judge.effect, unit="USD", n=n, ci95=judge.ci95)
@@ -86,13 +193,19 @@ def judge_by_experiment(run: Run, config: Config) -> None:
     run.metric("nsw.robustness", found.robustness, unit="ratio")
     for name, each in found.smoking.items():
         run.metric(f"smoking.{name}.effect", each.effect, unit="kg", ci95=each.ci95)
+    for metric, value, unit, interval in study.metrics():
+        run.metric(metric, value, unit=unit, ci95=interval)
     run.note(f"Job training, the effect on everybody was refused: {found.refused}")
-    for refutation in found.refutations:
-        run.note(f"Refutation: {refutation}.")
-    for name, figure, caption in figures.all_figures(found):
+    suffix = " Simulated."
+    for name, figure, caption in (
+        ("estimators", figures.draw_estimators(found), "Job training: each estimator, and the "
+         "experiment that judges it."),
+        ("balance", figures.draw_balance(found), "Covariates before and after weighting."),
+        ("encouragement", figures.draw_encouragement(study.quasi), "Who was invited, who came, "
+         "and what may be concluded." + suffix),
+        ("discontinuity", figures.draw_discontinuity(study.quasi), "A launch by a cutoff."
+         + suffix),
+        ("rollout", figures.draw_rollout(study.quasi), "A staggered rollout." + suffix),
+        ("uplift", figures.draw_uplift(study.quasi), "Whom a treatment helps." + suffix),
+    ):  # fmt: skip
         run.figure(name, figure, caption=caption)
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where it is not a number."""
-    return value if isfinite(value) else None

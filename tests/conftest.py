@@ -29,6 +29,15 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+if os.environ.get("LABS_NO_SHRINK"):
+    # A session that only asks whether a wrong solution is caught needs no smallest example.
+    from hypothesis import Phase, settings
+
+    phases = (Phase.explicit, Phase.reuse, Phase.generate)
+    settings.register_profile("no-shrink", phases=phases)
+    settings.load_profile("no-shrink")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Path | None]:
     """The socket of the fork server; None while a learner's folder is graded, which forks nothing.

@@ -53,6 +53,11 @@ WRONG = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABS_NO_SHRINK", "1")
+
+
 def graded(work: Path, lab: str, *exercises: str) -> dict[str, dict]:
     written = run_tests(ROOT, work, lab, exercises=exercises, stop=False)
     assert written["exercises"], written["output"]

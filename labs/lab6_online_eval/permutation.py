@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice
-from math import comb
+from math import comb, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,6 +118,41 @@ def studentised_permutation_test(
 
     observed = float(welch(np.arange(n - n_treated, n)[None])[0])
     return _result(observed, _assignments(n, n_treated, n_resamples, seed), welch)
+
+
+def permutation_interval(
+    control: ArrayLike,
+    treatment: ArrayLike,
+    *,
+    n_resamples: int = 2000,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The interval of the difference of means that goes with the studentised test.
+
+    The critical value is the ``1 - alpha`` quantile of ``|T*|`` among the assignments of the
+    values less their own arm's mean (so that no effect is left in them), in place of Student's.
+
+    Raises
+    ------
+    InputError
+        As `permutation_test`; alpha outside (0, 1).
+    """
+    require(0 < alpha < 1, "alpha", alpha, "must be between 0 and 1", "try 0.05")
+    values, n_treated = _pooled(control, treatment, n_resamples)
+    n = len(values)
+    arms = values[: n - n_treated], values[n - n_treated :]
+    effect = float(arms[1].mean() - arms[0].mean())
+    se = sqrt(sum(float(arm.var(ddof=1)) / len(arm) for arm in arms))
+    centred = np.concatenate([arm - arm.mean() for arm in arms])
+    total, squares = centred.sum(), float(centred @ centred)
+    require(squares > 0, "variance within arms", squares, "must be > 0")
+    t = [
+        welch_t(picked.sum(axis=1), (picked**2).sum(axis=1), total, squares, n_treated, n)
+        for picked in (centred[b] for b in _assignments(n, n_treated, n_resamples, seed)[0])
+    ]
+    half = float(np.quantile(np.abs(np.concatenate(t)), 1 - alpha, method="higher")) * se
+    return effect - half, effect + half
 
 
 def welch_t(

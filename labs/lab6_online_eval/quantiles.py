@@ -101,13 +101,12 @@ def clustered_quantile(values: ArrayLike, unit: ArrayLike, q: float) -> Quantile
     Liu, Sun, Varshney & Xu (2019), Large-Scale Online Experimentation with Quantile Metrics.
     """
     events = _values(values, q)
-    _, code = np.unique(_units(unit, len(events)), return_inverse=True)
+    code = _codes(_units(unit, len(events)))
     ordered = np.sort(events)
-    n_units = int(code.max()) + 1
+    size = np.bincount(code).astype(float)
+    n_units = int(np.count_nonzero(size))
     require(n_units >= 2, "units", n_units, "must be at least 2")
-    cut = float(np.quantile(ordered, q))
-    size = np.bincount(code, minlength=n_units).astype(float)
-    below = np.bincount(code[events <= cut], minlength=n_units)
+    below = np.bincount(code[events <= _at(ordered, q)], minlength=len(size))
     residual = below - below.sum() / len(events) * size
     variance = float(residual @ residual) / (n_units - 1) * n_units / len(events) ** 2
     return _estimate(ordered, q, sqrt(variance), n_units)
@@ -207,8 +206,25 @@ def _estimate(ordered: Floats, q: float, cdf_se: float, n_units: int) -> Quantil
         f"must be about {enough} of this kind",
         "wait for more, or watch a quantile nearer to the middle",
     )
-    ends = np.quantile(ordered, [low, q, high])
-    return QuantileEstimate(float(ends[1]), float(ends[2] - ends[0]) / (2 * Z), cdf_se, n, n_units)
+    se = (_at(ordered, high) - _at(ordered, low)) / (2 * Z)
+    return QuantileEstimate(_at(ordered, q), se, cdf_se, n, n_units)
+
+
+def _at(ordered: Floats, level: float) -> float:
+    """The empirical quantile of ordered values, linear between them, as `numpy.quantile`."""
+    place = level * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 2)
+    low, high = float(ordered[below]), float(ordered[below + 1])
+    return low + (place - below) * (high - low)
+
+
+def _codes(unit: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Each event's unit as a number from 0, with gaps perhaps: a table's row numbers stay."""
+    if unit.dtype.kind in "iu" and len(unit):
+        first, last = int(unit.min()), int(unit.max())
+        if last - first < 4 * len(unit):
+            return np.asarray(unit.astype(np.intp) - first)
+    return np.unique(unit, return_inverse=True)[1]
 
 
 def _values(values: ArrayLike, q: float) -> Floats:

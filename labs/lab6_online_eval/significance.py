@@ -7,7 +7,7 @@ from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit
 
 from common.errors import InputError, require
 from labs.lab6_online_eval.cuped import Floats, as_columns, cuped_adjust
@@ -174,10 +174,10 @@ def _degrees_of_freedom(control: Moments, treatment: Moments) -> float:
 
 
 def _interval(estimate: float, se: float, dof: float, alpha: float) -> tuple[float, float]:
-    half = float(student_t.ppf(1 - alpha / 2, dof)) * se
+    half = -float(stdtrit(dof, alpha / 2)) * se
     return estimate - half, estimate + half
 
 
 def _two_sided(estimate: float, se: float, dof: float) -> float:
     ratio = abs(estimate) / se if se > 0 else inf
-    return float(2 * student_t.sf(ratio, dof))
+    return float(2 * stdtr(dof, -ratio))

@@ -68,6 +68,32 @@ def test_bca_moves_a_skewed_interval_to_the_long_side() -> None:
     assert better.ci95[1] > plain.ci95[1]
 
 
+def test_many_metrics_share_one_set_of_draws() -> None:
+    """Counts times values: the replicates of each metric, with the correlation between them."""
+    rng = np.random.default_rng(3)
+    values = rng.multivariate_normal([1.0, 2.0], [[1.0, 0.7], [0.7, 1.0]], 400).T
+    found = bootstrap.bootstrap_means(values, n_boot=4000, seed=1)
+    assert found.shape == (2, 4000)
+    np.testing.assert_allclose(found.std(axis=1), values.std(axis=1) / 20, rtol=0.06)
+    assert np.corrcoef(found)[0, 1] == pytest.approx(np.corrcoef(values)[0, 1], abs=0.05)
+    drawn = values[:, np.random.default_rng(1).integers(0, 400, (4000, 400))[17]]
+    np.testing.assert_allclose(found[:, 17], drawn.mean(axis=1))
+    with pytest.raises(ValueError, match=r"shape of values = \(3,\) must be"):
+        bootstrap.bootstrap_means([1.0, 2.0, 3.0])
+
+
+def test_p_is_below_alpha_where_the_interval_leaves_zero_out() -> None:
+    """The two sides of one statement, for effects from none to large."""
+    rng = np.random.default_rng(4)
+    control = rng.exponential(1, 80)
+    for shift in (0.0, 0.2, 0.3, 0.4, 0.6):
+        found = bootstrap.percentile_bootstrap(control, rng.exponential(1, 80) + shift)
+        outside = not found.ci95[0] <= 0 <= found.ci95[1]
+        assert outside == (found.p < 0.05) or abs(found.p - 0.05) < 0.003
+    far = bootstrap.percentile_bootstrap(control, control + 9, n_boot=999)
+    assert far.p == pytest.approx(2 / 1000)
+
+
 def test_weights_are_poisson_and_depend_on_the_unit_alone() -> None:
     """Mean and variance 1, independent between replicates, the same wherever the unit is met."""
     weights = bootstrap.poisson_weights(np.arange(20_000), 50, seed=3)

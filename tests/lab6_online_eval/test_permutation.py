@@ -90,6 +90,19 @@ def test_a_difference_in_spread_alone_fools_the_plain_test() -> None:
     assert studentised / n < 0.09, studentised / n
 
 
+def test_the_interval_is_near_students_where_students_holds() -> None:
+    """Normal values: the quantile of |T*| is Student's, up to the sampling of assignments."""
+    rng = np.random.default_rng(5)
+    control, treatment = rng.normal(0, 1, 40), rng.normal(1, 1, 40)
+    low, high = permutation.permutation_interval(control, treatment, n_resamples=4000)
+    its = ttest_ind(treatment, control, equal_var=False).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((its.low, its.high), abs=0.05)
+    narrow = permutation.permutation_interval(control, treatment, alpha=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    with pytest.raises(ValueError, match="variance within arms"):
+        permutation.permutation_interval([1.0, 1.0], [2.0, 2.0])
+
+
 @pytest.mark.parametrize(
     ("arms", "options", "message"),
     [

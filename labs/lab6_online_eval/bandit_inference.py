@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from common.errors import require
 from common.statistics import Z95
-from labs.lab6_online_eval.bandits import Floats, Ints, ThompsonSampling, checked_means
+from labs.lab6_online_eval.bandits import Counting, Floats, Ints, checked_means
 
 TRIES = 20
 ESTIMATORS = ("sample_mean", "ipw", "adaptive_weighted")
@@ -155,14 +155,14 @@ def top_two_thompson(wins: Floats, losses: Floats, rng: np.random.Generator) -> 
     return np.asarray(chosen, dtype=np.int64)
 
 
-class TopTwo(ThompsonSampling):
+class TopTwo(Counting):
     """Top-two Thompson sampling as a policy, see `top_two_thompson`."""
 
     def choose(self, wins: Floats, losses: Floats, t: int, rng: np.random.Generator) -> Ints:
         return top_two_thompson(wins, losses, rng)
 
 
-class Uniform(ThompsonSampling):
+class Uniform(Counting):
     """Every arm in turn: an experiment with equal shares."""
 
     def choose(self, wins: Floats, losses: Floats, t: int, rng: np.random.Generator) -> Ints:

@@ -40,7 +40,7 @@ ESTIMATORS = {
 
 
 def draw_regret(study: BanditStudy) -> Figure:
-    """Left: regret against rounds in the logarithm, with the bound. Right: with contexts."""
+    """Left: regret against the logarithm of rounds, with the bound. Right: with contexts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
@@ -48,11 +48,12 @@ def draw_regret(study: BanditStudy) -> Figure:
     for name, played in study.played.items():
         _curve(left, played, *LABELS[name])
     _curve(left, study.ab_test, f"A/B test, {study.per_arm} an arm, then commit", BLACK, "--")
-    rounds = study.ab_test.rounds
-    late = rounds >= 100
+    late = study.ab_test.rounds[study.ab_test.rounds >= 0.1 * study.ab_test.rounds[-1]]
+    # the bound is on the slope, so its line is drawn to end where the best policy's does
+    end = min(study.final_regret(name) for name in study.played)
     left.plot(
-        rounds[late], study.lai_robbins * np.log(rounds[late]), ":", color=GREY,
-        label=f"Lai-Robbins, {study.lai_robbins:.1f} ln t",
+        late, end + study.lai_robbins * np.log(late / late[-1]), ":", color=BLACK, linewidth=2,
+        label=f"slope of the Lai-Robbins bound, {study.lai_robbins:.1f} ln t",
     )  # fmt: skip
     left.set(xscale="log", xlabel="round", ylabel="regret (rewards)", xlim=(10, None))
     left.set_ylim(0, 1.15 * max(study.final_regret(name) for name in study.played))
@@ -61,12 +62,12 @@ def draw_regret(study: BanditStudy) -> Figure:
         _curve(right, played, *LABELS[name])
     for name, played in study.late.items():
         label, colour = LABELS[name]
-        _curve(right, played, f"{label}, rewards {study.delay} rounds late", colour, "--")
+        _curve(right, played, f"{label}, {study.delay} rounds late", colour, "--")
     top = max(float(each.mean[-1]) for each in study.late.values())
     right.set(xlabel="round", ylabel="regret (rewards)", ylim=(0, 1.6 * top))
     right.set_title("Five arms whose rewards depend on the context", fontsize=10)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    right.legend(frameon=False, fontsize=8, loc="upper right")
     _quiet(left, right)
     return figure
 

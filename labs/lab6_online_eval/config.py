@@ -23,7 +23,7 @@ class Config:
     """Ranker of the first arm (popularity, item_neighbours, ease, discovery_05, ...)."""
     treatment: str = "discovery_05"
     """Ranker of the second arm; discovery_05 divides EASE's score by popularity ** 0.05."""
-    units: int = 20_000
+    units: int = 60_000
     """Simulated users of the experiment (>= 1000)."""
     validation: int = 2000
     """A/A experiments, and experiments with an effect, on which each method is tried (>= 200)."""

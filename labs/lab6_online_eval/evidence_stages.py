@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import require
 from common.runner import Run
 from common.statistics import proportion_ci
 from labs.lab6_online_eval.config import Config
@@ -41,6 +42,12 @@ def build(run: Run, config: Config) -> Setting:
 
     file = config.experiment or Path(__file__).parent / "experiments" / "new_ranker.toml"
     experiment = read_experiment(file)
+    names = config.control, config.treatment
+    require(
+        len(experiment.arms) == 2, "arms", len(experiment.arms), "must be 2", "see --experiment"
+    )
+    arms = tuple(replace(arm, name=name) for arm, name in zip(experiment.arms, names, strict=True))
+    experiment = replace(experiment, arms=arms)
     movielens = load("ml-100k")
     run.data(movielens)
     interactions = read_interactions(movielens)

@@ -157,7 +157,11 @@ def record(run: Run, setting: Setting, analysis: Analysis) -> None:
     run.metric("experiment.true_relative", truth, unit="ratio", how="clicks a unit, exact")
     first = next(metric for metric in experiment.metrics if metric.role is Role.SUCCESS)
     found = next((r for r in arm.results if r.metric.name == first.name), None)
-    if found is None or found.relative is None:
+    if first.event != "click":
+        run.unmeasured(
+            "L6.ranking_ab", f"the world knows the truth of clicks, not of {first.event}"
+        )
+    elif found is None or found.relative is None:
         run.unmeasured("L6.ranking_ab", f"{first.name} has no relative effect in this run")
     else:
         off = abs(found.relative.estimate - truth) / (found.relative.high - found.relative.low) * 2

@@ -124,7 +124,7 @@ def validate(method: Method, n: int = 2000, seed: int = 0) -> Verdict:
     above it), coverage from 94 to 96 % (sequential: from 94 %), power within 2 points of the
     formula, and no estimate that is not a number.
 
-    An honest method leaves a 95 % interval once in twenty times, and the lab tries some thirty.
+    An honest method leaves a 95 % interval once in twenty times, and the lab tries some forty.
     So one that is out of bounds is tried again on four times as many fresh experiments, with the
     99 % interval, and those alone decide.
 

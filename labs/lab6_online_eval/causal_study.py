@@ -53,6 +53,7 @@ class CausalStudy:
             ("did.staggered.group_time", q.rollout.group_time.mean, "outcome", None),
             ("did.staggered.truth", q.rollout.truth, "outcome", None),
             ("uplift.oracle.qini", q.uplift.oracle.coefficient, "outcome", None),
+            ("uplift.oracle.measured_qini", q.uplift.oracle_measured.coefficient, "outcome", None),
             ("uplift.by_outcome.qini", q.uplift.by_outcome.coefficient, "outcome", None),
             ("uplift.job_training.qini", q.uplift.training.coefficient, "USD",
              q.uplift.training_ci95),

@@ -18,10 +18,12 @@ from labs.lab6_online_eval.causal_estimate import (
     Estimand,
     Estimate,
     Floats,
+    Study,
     check_finite,
     check_units,
 )
 from labs.lab6_online_eval.least_squares import least_squares, with_intercept
+from labs.lab6_online_eval.propensity import fit_propensity, require_overlap
 
 NEVER = -1
 
@@ -141,8 +143,16 @@ def did_of_panel(before: Floats, after: Floats, treated: Bools) -> Estimate:
 def did_with_covariates(
     before: Floats, after: Floats, treated: Bools, covariates: Floats
 ) -> Estimate:
-    """The change regressed on the treatment and covariates [n, k]: trends parallel given these."""
+    """The change regressed on the treatment and covariates [n, k]: trends parallel given these.
+
+    Raises
+    ------
+    InputError
+        No overlap: the regression would extrapolate without a word.
+    """
     check_units(before, treated)
+    score = fit_propensity(Study(after - before, treated, covariates)).score
+    require_overlap(score, treated, Estimand.ATT)
     fit = least_squares(with_intercept(covariates, treated.astype(float)), after - before)
     n_treated = int(treated.sum())
     return Estimate.of(
@@ -218,7 +228,7 @@ def group_time_effects(outcome: Floats, start: NDArray[np.int64]) -> GroupTime:
 
     Notes
     -----
-    Callaway & Sant'Anna (2021), Journal of Econometrics 225, equation 2.8 without covariates.
+    Callaway & Sant'Anna (2021), Journal of Econometrics 225, without covariates.
     """
     now = _treated_now(outcome, start)
     never = start == NEVER

@@ -33,6 +33,7 @@ def least_squares(
     *,
     weights: Floats | None = None,
     clusters: ArrayLike | None = None,
+    hc3: bool = False,
 ) -> LinearFit:
     """Weighted least squares with a sandwich covariance.
 
@@ -53,6 +54,8 @@ def least_squares(
     clusters
         [n], any labels: rows with the same label may be correlated in any way. There must be many
         labels (say 40) for the normal law to hold.
+    hc3
+        Divide by ``(1 - h_i)^2``, close to the jackknife: for fits that hang on few rows.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def least_squares(
     Notes
     -----
     White (1980), Econometrica 48; MacKinnon & White (1985), Journal of Econometrics 29; Liang &
-    Zeger (1986), Biometrika 73. They are statsmodels' ``HC2`` and ``cluster``.
+    Zeger (1986), Biometrika 73. They are statsmodels' ``HC2``, ``HC3`` and ``cluster``.
     """
     n, k = _checked(design, outcome)
     root = np.ones(n) if weights is None else np.sqrt(_weights(weights, n))
@@ -79,7 +82,7 @@ def least_squares(
     scores = q * whitened[:, None]
     if clusters is None:
         leverage = np.minimum((q * q).sum(axis=1), 1 - 1e-9)
-        scores = scores / np.sqrt(1 - leverage)[:, None]
+        scores = scores / (np.sqrt(1 - leverage) if not hc3 else 1 - leverage)[:, None]
         factor, dof = 1.0, n - k
     else:
         labels = np.unique(np.asarray(clusters), return_inverse=True)[1].ravel()

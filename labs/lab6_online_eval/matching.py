@@ -58,7 +58,7 @@ def match_with_replacement(
 
     Notes
     -----
-    The error is that of Abadie & Imbens (2006), Econometrica 74, theorem 7, for the effect on the
+    The error is that of Abadie & Imbens (2006), Econometrica 74, for the effect on the
     treated in the population:
 
         V = 1/m^2 [ sum_pairs (Y_i - Y_j(i) - effect)^2 + sum_j K_j (K_j - 1) s^2_j ]

@@ -106,7 +106,7 @@ def regression_adjustment(data: Study) -> Estimate:
 
     Notes
     -----
-    Imbens & Wooldridge (2009), Journal of Economic Literature 47, section 5.3.
+    Imbens & Wooldridge (2009), Journal of Economic Literature 47.
     """
     t = data.treated
     require_overlap(fit_propensity(data).score, t, Estimand.ATT)

@@ -134,11 +134,13 @@ class LearnerResult:
 
 @dataclass(frozen=True)
 class UpliftStudy:
-    """The simulated campaign: learners by name, ``oracle`` and ``by_outcome`` (the ranking by the
-    outcome that is expected without a treatment). ``training``: job training's own ranking."""
+    """The simulated campaign: learners by name, ``oracle`` (the ranking by the truth, by the known
+    effects and as measured) and ``by_outcome`` (by the outcome expected without a treatment).
+    ``training``: job training's own ranking."""
 
     learners: dict[str, LearnerResult]
     oracle: Qini
+    oracle_measured: Qini
     by_outcome: Qini
     training: Qini
     training_ci95: tuple[float, float]
@@ -266,6 +268,7 @@ def _campaign(dataset: Dataset, n: int, n_boot: int, seed: int) -> UpliftStudy:
     return UpliftStudy(
         learners=learners,
         oracle=true_qini(judge.uplift, judge.uplift),
+        oracle_measured=qini_curve(y, t, judge.uplift),
         by_outcome=true_qini(judge.uplift, expected.predict(x)),
         training=training,
         training_ci95=interval,

@@ -219,7 +219,7 @@ def robustness_value(t: float, dof: int) -> float:
 
     Notes
     -----
-    Cinelli & Hazlett (2020), Making Sense of Sensitivity, JRSS B 82, equation 18.
+    Cinelli & Hazlett (2020), Making Sense of Sensitivity, JRSS B 82.
     """
     require(dof >= 1, "dof", dof, "must be at least 1")
     f = abs(t) / sqrt(dof)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.data import load
 from labs.lab6_online_eval import matching, observational_study, propensity, weighting
 from labs.lab6_online_eval.causal_estimate import Estimand, Study, study
+from labs.lab6_online_eval.difference_in_differences import did_with_covariates
 
 
 def confounded(seed: int, n: int = 600, strength: float = 0.8) -> Study:
@@ -182,6 +183,14 @@ def test_every_observational_estimator_refuses_data_without_overlap(estimator: s
     """Nobody is there to compare with: an error that says so, and no number."""
     with pytest.raises(ValueError, match="overlap"):
         observational_study.ESTIMATORS[estimator](separated())
+
+
+def test_differences_with_covariates_refuse_data_without_overlap() -> None:
+    """The same for the regression of changes, which would extrapolate."""
+    data = separated()
+    before = np.zeros(data.n)
+    with pytest.raises(ValueError, match="overlap"):
+        did_with_covariates(before, data.outcome, data.treated, data.covariates)
 
 
 def test_weights_that_rest_on_a_few_units_are_refused() -> None:

@@ -15,7 +15,7 @@ from labs.lab6_online_eval.regression_discontinuity import (
 
 
 def test_local_linear_and_robust_are_weighted_regressions() -> None:
-    """statsmodels' WLS with a triangular kernel gives both jumps and errors (HC2) to 1e-9."""
+    """statsmodels' WLS with a triangular kernel gives both jumps and errors (HC3) to 1e-9."""
     import statsmodels.api as sm
 
     launch = simulate_launch_rule(np.random.default_rng(0), 800)
@@ -27,7 +27,7 @@ def test_local_linear_and_robust_are_weighted_regressions() -> None:
     for degree, found in ((1, ours.local_linear), (2, ours.robust)):
         columns = [np.ones_like(x), d]
         columns += [c for p in range(1, degree + 1) for c in (x**p, d * x**p)]
-        fit = sm.WLS(y, np.column_stack(columns), weights=1 - np.abs(x) / h).fit(cov_type="HC2")
+        fit = sm.WLS(y, np.column_stack(columns), weights=1 - np.abs(x) / h).fit(cov_type="HC3")
         assert found.effect == pytest.approx(fit.params[1], rel=1e-8)
         assert found.se == pytest.approx(fit.bse[1], rel=1e-8)
 

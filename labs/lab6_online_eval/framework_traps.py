@@ -144,3 +144,29 @@ def covariate_after_treatment() -> Trap:
         "effect as well, and the adjustment subtracts it. The variance falls all the more, so the "
         "wrong answer looks the surer one.",
     )
+
+
+def units_without_events_dropped() -> Trap:
+    """Spending a user, averaged over those who have an event, as an inner join gives it."""
+    n, tests, lift = 2000, 200, 0.5
+    share, amount, small = 0.10, 20.0, 5.0
+    truth = share * lift * small
+    estimates: dict[str, list[float]] = {"with events": [], "all": []}
+    rng = np.random.default_rng(0)
+    for _ in range(tests):
+        arms = []
+        for more in (0.0, lift):
+            draw = rng.random(n)
+            old, new = draw < share, (draw >= share) & (draw < share * (1 + more))
+            arms.append(rng.exponential(np.where(old, amount, np.where(new, small, 0.0))))
+        estimates["all"].append(compare(*arms).effect)
+        estimates["with events"].append(compare(*(arm[arm > 0] for arm in arms)).effect)
+    wrong, right = (float(np.mean(estimates[name])) for name in ("with events", "all"))
+    return Trap(
+        title="Users without an event, left out",
+        wrong=("mean effect over users with a purchase", wrong),
+        right=(f"mean effect over all exposed users (true: {truth:g})", right),
+        why="The treatment brings half as many buyers again, who spend a quarter of what others "
+        "do. Spending a user rises; spending a *buyer* falls, because more and smaller buyers "
+        "are averaged. Who has an event is an outcome: start from the exposures, LEFT JOIN, 0.",
+    )

@@ -81,3 +81,25 @@ def test_the_first_week_of_a_novelty_excludes_the_truth_and_the_fit_does_not() -
     assert low > truth
     _, low, high = numbers(shown.right[1])
     assert low < truth < high
+
+
+def test_dropping_users_without_events_turns_the_sign() -> None:
+    """More buyers who spend less: worth 0.25 a user, and a loss of some 5 a buyer."""
+    shown = traps.units_without_events_dropped()
+    assert shown.wrong[1] < -3
+    assert 0.1 < shown.right[1] < 0.4
+
+
+def test_an_estimate_of_two_rows_is_refused() -> None:
+    """IPW says 7.44 per 1,000 where the policy's own log has 4.6."""
+    shown = traps.estimate_of_two_rows()
+    assert shown.wrong[1] == pytest.approx(7.4376, abs=1e-3)
+    assert shown.right[1] == "refused: effective sample size 2.1 rows; at least 100"
+    assert "21,739" in shown.why
+    assert "says 4.6" in shown.why
+
+
+def test_the_survey_says_minus_8498_and_the_experiment_plus_1794() -> None:
+    """The published answers of the observational comparison and of the experiment."""
+    shown = traps.survey_for_a_control_group()
+    assert (shown.wrong[1], shown.right[1]) == (-8498, 1794)

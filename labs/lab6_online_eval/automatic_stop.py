@@ -113,13 +113,14 @@ def watch(
     Raises
     ------
     InputError
-        No sessions in an arm, hours that do not increase, values that are not finite.
+        No sessions in an arm, an arm that is neither 0 nor 1, a unit in both arms, sessions that
+        are not in time order, hours that do not increase, values that are not finite.
     """
     require(len(watched) >= 1, "watched", len(watched), "must name at least one guardrail")
     increasing = len(hours) >= 1 and bool((np.diff(hours) > 0).all())
     require(increasing, "hours", len(hours), "must be at least one, increasing")
-    counts = np.bincount(sessions.arm, minlength=2)
-    require(int(counts[:2].min()) > 0, "sessions of an arm", 0, "must be above 0 in both arms")
+    require(0 < alpha < 0.5, "alpha", alpha, "must be in (0, 0.5)", "try 0.05")
+    _check_sessions(sessions)
     each = alpha / len(watched)
     ends = np.searchsorted(sessions.day, np.asarray(hours) / 24, side="right")
     arms = [Arm.of(sessions, number, ends) for number in (0, 1)]
@@ -131,6 +132,19 @@ def watch(
     look = int(harmed.argmax())
     name = tracks[int(p[:, look].argmin())].name
     return StopReport(float(hours[look]), name, each, np.asarray(hours), tracks)
+
+
+def _check_sessions(sessions: Sessions) -> None:
+    """Raise `InputError` unless a watch of these can be believed: its silence is read as health."""
+    treated, control = sessions.arm == 1, sessions.arm == 0
+    strange = int(np.count_nonzero(~(treated | control)))
+    require(strange == 0, "sessions of an arm other than 0 and 1", strange, "must be 0")
+    least = min(int(control.sum()), int(treated.sum()))
+    require(least > 0, "sessions of an arm", least, "must be above 0 in both arms")
+    both = len(np.intersect1d(sessions.unit[control], sessions.unit[treated]))
+    require(both == 0, "units in both arms", both, "must be 0", "leave them out of both")
+    ordered = bool(np.isfinite(sessions.day).all() and (np.diff(sessions.day) >= 0).all())
+    require(ordered, "sessions in time order", ordered, "must be true", "sort them by day")
 
 
 @dataclass(frozen=True)

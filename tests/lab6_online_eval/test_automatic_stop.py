@@ -137,3 +137,23 @@ def test_what_cannot_be_watched_is_refused(world: World) -> None:
     broken = automatic_stop.Watched("load", lambda s: np.full(s.n, np.nan), 0.1)
     with pytest.raises(InputError, match="load"):
         automatic_stop.watch(sessions, HOURS, watched=(broken,))
+
+
+def test_a_log_that_cannot_be_watched_is_refused_and_not_called_healthy(world: World) -> None:
+    """A watch that stays silent is read as "no harm", so each fault of its input has to be said:
+    a unit in both arms, a third arm, sessions out of order, a day that is not a number."""
+    sessions = run(world, Service(), 5, units=200)
+    crossed, third, undated = sessions.arm.copy(), sessions.arm.copy(), sessions.day.copy()
+    mine = np.flatnonzero(sessions.unit == np.bincount(sessions.unit).argmax())
+    crossed[mine[0]] = 1 - crossed[mine[1]]
+    third[-1] = 2
+    undated[-1] = np.nan
+    with pytest.raises(InputError, match="units in both arms = 1"):
+        automatic_stop.watch(replace(sessions, arm=crossed), HOURS)
+    with pytest.raises(InputError, match="other than 0 and 1"):
+        automatic_stop.watch(replace(sessions, arm=third), HOURS)
+    for day in (sessions.day[::-1], undated):
+        with pytest.raises(InputError, match="time order"):
+            automatic_stop.watch(replace(sessions, day=day), HOURS)
+    with pytest.raises(InputError, match="alpha"):
+        automatic_stop.watch(sessions, HOURS, alpha=1.0)

@@ -156,7 +156,7 @@ def always_valid_p(
     """
     error, units = _checked(se, n)
     grown = units * mixing_rho(tuned_for, alpha) ** 2 + 1
-    z2 = (np.asarray(effect, dtype=float) / error) ** 2
+    z2 = (_finite(effect) / error) ** 2
     log_e = z2 / 2 * (grown - 1) / grown - np.log(grown) / 2
     return np.asarray(np.exp(-np.maximum(log_e, 0.0)))
 
@@ -176,7 +176,7 @@ def one_sided_always_valid_p(
     """
     error, units = _checked(se, n)
     grown = units * mixing_rho(tuned_for, 2 * alpha) ** 2 + 1
-    z = np.maximum(np.asarray(excess, dtype=float) / error, 0.0)
+    z = np.maximum(_finite(excess) / error, 0.0)
     exponent = z**2 / 2 * (grown - 1) / grown
     with np.errstate(divide="ignore", over="ignore"):
         return np.asarray(np.minimum(1.0, np.sqrt(grown) / (2 * np.expm1(exponent))))
@@ -194,6 +194,8 @@ def compare_always_valid(
     InputError
         As `compare_moments`: fewer than two units, no variance, values that are not finite.
     """
+    for name, arm in (("control", control), ("treatment", treatment)):
+        require(arm.n >= 2, f"units of {name}", arm.n, "must be at least 2", "look later")
     fixed = compare_moments(control, treatment, alpha=alpha)
     n = control.n + treatment.n
 
@@ -262,6 +264,13 @@ def _checked(se: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     error, units = np.asarray(se, dtype=float), np.asarray(n, dtype=float)
     bad = int(np.count_nonzero(~(np.isfinite(error) & (error > 0))))
     require(bad == 0, "standard errors that are not > 0", bad, "must be 0", "look later")
-    fewest = float(units.min(initial=np.inf))
-    require(fewest >= 2, "fewest units", fewest, "must be at least 2", "look later")
+    few = int(np.count_nonzero(~(np.isfinite(units) & (units >= 2))))
+    require(few == 0, "looks with fewer than two units", few, "must be 0", "look later")
     return error, units
+
+
+def _finite(effect: ArrayLike) -> Floats:
+    estimate = np.asarray(effect, dtype=float)
+    bad = int(np.count_nonzero(~np.isfinite(estimate)))
+    require(bad == 0, "effects that are not finite", bad, "must be 0")
+    return estimate

@@ -72,6 +72,7 @@ def interval_half_width(se: ArrayLike, mixing_variance: float, *, alpha: float =
     ``half^2 = v (v + tau^2) / tau^2 * log( (v + tau^2) / (v alpha^2) )``
     """
     require(0 < alpha < 1, "alpha", alpha, "must be between 0 and 1", "try 0.05")
+    log_mixture_ratio(0.0, se, mixing_variance)  # for its checks of both
     variance = np.asarray(se, dtype=float) ** 2
     total = variance + mixing_variance
     squared = variance * total / mixing_variance * np.log(total / (variance * alpha**2))

@@ -103,6 +103,7 @@ def non_inferiority_test(
     Wellek (2010), Testing Statistical Hypotheses of Equivalence and Noninferiority, section 1.5.
     """
     check_non_inferiority(effect, se, margin, alpha)
+    require(dof > 0, "dof", dof, "must be > 0", "look later")
     # BEGIN SOLUTION
     sign = 1.0 if higher_is_better else -1.0
     gain = sign * effect
@@ -139,13 +140,16 @@ def non_inferiority_of_means(
     Raises
     ------
     InputError
-        As `non_inferiority_test`; also a control mean that is not above 0.
+        As `non_inferiority_test`; also fewer than two units in an arm, and a control mean that is
+        not above 0.
 
     Notes
     -----
     Fieller (1954), JRSS B 16; for margins: Hauschke et al. (1999), Statistics in Medicine 18.
     """
     require(control.mean > 0, "mean of the control", control.mean, "must be > 0")
+    least = min(control.n, treatment.n)
+    require(least >= 2, "units in the smaller arm", least, "must be at least 2", "look later")
     require(0 < margin < 1, "margin", margin, "must be in (0, 1)")
     factor = 1 - margin if higher_is_better else 1 + margin
     scaled = factor**2 * control.variance
@@ -153,8 +157,9 @@ def non_inferiority_of_means(
     sizes = np.array([control.n, treatment.n])
     se = sqrt(parts.sum())
     require(se > 0, "variance of the metric", 0.0, "must be > 0", "a constant needs no test")
-    dof = float(parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum())
     effect = treatment.mean / control.mean - 1
+    check_non_inferiority(effect, se, margin, alpha)
+    dof = float(parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum())
     sign = 1.0 if higher_is_better else -1.0
     statistic = sign * (treatment.mean - factor * control.mean) / se
     p, p_harm = float(student_t.sf(statistic, dof)), float(student_t.cdf(statistic, dof))

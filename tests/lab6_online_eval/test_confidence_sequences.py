@@ -131,3 +131,15 @@ def test_what_cannot_be_computed_is_refused(se: float, n: int, tuned_for: float)
     """No variance, one unit, no tuning: an error that names it, never a silent width."""
     with pytest.raises(InputError, match="must be"):
         confidence_sequences.half_width(se, n, tuned_for=tuned_for)
+
+
+def test_what_is_no_number_has_no_p_value() -> None:
+    """NaN compares as "not below alpha", so a guardrail of NaN would look healthy for ever."""
+    one_sided = confidence_sequences.one_sided_always_valid_p
+    for p_value in (confidence_sequences.always_valid_p, one_sided):
+        with pytest.raises(InputError, match="effects that are not finite = 1"):
+            p_value([0.1, np.nan], 1.0, 100)
+        with pytest.raises(InputError, match="fewer than two units"):
+            p_value(0.1, 1.0, np.inf)
+    with pytest.raises(InputError, match="units of control = 1"):
+        confidence_sequences.compare_always_valid(Moments(1, 1.0, 1.0), Moments(200, 1.0, 1.0))

@@ -61,3 +61,10 @@ def test_past_effects_that_are_all_noise_are_refused() -> None:
         msprt.log_mixture_ratio(0.1, 0.1, 0.0)
     with pytest.raises(InputError, match="usable"):
         msprt.log_mixture_ratio(float("nan"), 0.1, 0.01)
+
+
+def test_an_interval_needs_a_standard_error() -> None:
+    """A standard error of 0 or NaN is refused, as it is for the p-value."""
+    for se in (0.0, np.nan):
+        with pytest.raises(InputError, match="usable"):
+            msprt.interval_half_width(se, 1.0)

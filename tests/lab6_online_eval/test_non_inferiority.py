@@ -146,3 +146,28 @@ def test_no_size_excludes_the_truth() -> None:
         non_inferiority.units_per_arm(0.01, 1.0, effect=-0.01)
     with pytest.raises(InputError, match="mean of the control"):
         non_inferiority.non_inferiority_of_means(Moments(9, 0.0, 1.0), Moments(9, 1.0, 1.0), 0.1)
+
+
+@pytest.mark.parametrize("dof", [0.0, float("nan")])
+def test_an_error_without_degrees_of_freedom_is_refused(dof: float) -> None:
+    """Student's law has none then, and p would be NaN: "not shown to be safe", for no reason."""
+    with pytest.raises(InputError, match="dof"):
+        non_inferiority.non_inferiority_test(0.0, 0.1, 0.1, dof=dof)
+
+
+@pytest.mark.parametrize(
+    ("control", "treatment", "alpha", "message"),
+    [
+        (Moments(1, 1.0, 1.0), Moments(9, 1.0, 1.0), 0.05, "units in the smaller arm = 1"),
+        (Moments(9, 1.0, 1.0), Moments(9, float("nan"), 1.0), 0.05, "effect"),
+        (Moments(9, 1.0, 1.0), Moments(9, 1.0, float("nan")), 0.05, "variance"),
+        (Moments(9, 1.0, 1.0), Moments(9, 1.0, inf), 0.05, "se"),
+        (Moments(9, 1.0, 1.0), Moments(9, 1.0, 1.0), 2.0, "alpha"),
+    ],
+)
+def test_means_that_cannot_be_tested_are_refused(
+    control: Moments, treatment: Moments, alpha: float, message: str
+) -> None:
+    """One unit, values that are not numbers, a level that is none: never a p-value of NaN."""
+    with pytest.raises(InputError, match=message):
+        non_inferiority.non_inferiority_of_means(control, treatment, 0.1, alpha=alpha)

@@ -192,3 +192,14 @@ def test_the_test_between_arms_is_pearsons_and_knows_its_edges() -> None:
     assert homogeneity_p(count, n) == pytest.approx(expected, rel=1e-9)
     assert homogeneity_p(np.zeros(2, dtype=np.int64), np.array([5, 5])) == 1.0
     assert homogeneity_p(np.array([5, 5]), np.array([5, 5])) == 1.0
+
+
+def test_few_cases_are_judged_exactly() -> None:
+    """Two faulty units that both fall into an arm of a tenth happen once in a hundred sound logs;
+    by the chi-square law it would be once in 45,000, and the log would be refused. Eight are a
+    fault in either reading."""
+    n = np.array([9000, 1000])
+    assert homogeneity_p(np.array([0, 2]), n) == pytest.approx(0.01, rel=0.01)
+    assert homogeneity_p(np.array([0, 8]), n) < 1e-6
+    three = homogeneity_p(np.array([0, 0, 2]), np.array([4500, 4500, 1000]))
+    assert three == pytest.approx(0.03, rel=0.01)

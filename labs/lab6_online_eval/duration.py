@@ -222,7 +222,10 @@ def plan(
     max_weeks: int = 8,
     inflation: float = 1.0,
 ) -> Plan:
-    """The length of an experiment for its first success metric, in whole weeks.
+    """The length of an experiment for its first success metric alone, in whole weeks.
+
+    Guardrails need sizes of their own: `power.units_for_non_inferiority`, at the power of
+    `guardrails.power_of_each`.
 
     Whole weeks, because Monday's visitors are not Saturday's.
 

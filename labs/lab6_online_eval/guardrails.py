@@ -201,8 +201,3 @@ def power_of_each(power: float, n_guardrails: int) -> float:
     require(0 < power < 1, "power", power, "must be in (0, 1)", "try 0.8")
     require(n_guardrails >= 0, "n_guardrails", n_guardrails, "must be at least 0")
     return 1 - (1 - power) / (n_guardrails + 1)
-
-
-def power_of_all(power: float, n_guardrails: int) -> float:
-    """Probability that a harmless change passes G independent guardrails of ``power`` each."""
-    return float(power**n_guardrails)

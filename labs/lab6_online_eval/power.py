@@ -293,22 +293,6 @@ def units_for_non_inferiority(
     return _smallest(excess, least, max(4.0 * start, 4 * least))
 
 
-def corrected_power(power: float, n_guardrails: int) -> float:
-    """The power each metric needs, so that the success metric and all guardrails pass together.
-
-    ``1 - (1 - power) / (n_guardrails + 1)``: the union bound on failing, as alpha needs no
-    correction when *all* guardrails must pass but power does.
-
-    Notes
-    -----
-    Schultzberg, Ankargren & Frånberg (2024), Risk-aware product decisions in A/B tests with
-    multiple metrics.
-    """
-    require(0 < power < 1, "power", power, "must be in (0, 1)", "try 0.8")
-    require(n_guardrails >= 0, "n_guardrails", n_guardrails, "must be at least 0")
-    return 1 - (1 - power) / (n_guardrails + 1)
-
-
 def post_hoc_power(p: float, *, alpha: float = 0.05) -> float:
     """The power "at the observed effect": a function of the p-value, and of nothing else.
 

@@ -10,7 +10,6 @@ from labs.lab6_online_eval.guardrails import (
     Guardrail,
     Verdict,
     check_guardrails,
-    power_of_all,
     power_of_each,
 )
 from labs.lab6_online_eval.significance import compare
@@ -89,4 +88,11 @@ def test_alpha_needs_no_correction_and_power_does() -> None:
     assert study.pass_planned < 0.6
     assert study.pass_corrected >= 0.8
     assert study.pass_bonferroni < study.pass_corrected - 0.1
-    assert power_of_all(power_of_each(0.8, 4), 4) > 0.8
+
+
+def test_each_metric_needs_more_power_than_all_of_them_together() -> None:
+    """Three guardrails and a success metric for 80 %: 95 % each, and then even independent ones
+    pass together more often than that; without guardrails there is nothing to share."""
+    assert power_of_each(0.8, 3) == pytest.approx(0.95)
+    assert power_of_each(0.8, 0) == pytest.approx(0.8)
+    assert power_of_each(0.8, 4) ** 5 > 0.8

@@ -137,12 +137,6 @@ def test_a_guardrail_is_planned_one_sided() -> None:
     assert passing == pytest.approx(0.05, abs=1e-9)
 
 
-def test_power_and_not_alpha_is_shared_among_guardrails() -> None:
-    """With three guardrails and one success metric each needs 95 % for 80 % that all pass."""
-    assert power.corrected_power(0.8, 3) == pytest.approx(0.95)
-    assert power.corrected_power(0.8, 0) == pytest.approx(0.8)
-
-
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.3, 1.0])
 def test_post_hoc_power_is_the_p_value_in_other_words(p: float) -> None:
     """p = .05 is "a power of 50 %" in every experiment there ever was."""

@@ -70,9 +70,14 @@ def cluster_randomised(total: ArrayLike, size: ArrayLike, treated: ArrayLike) ->
 
 
 def as_arms(name: str, treated: ArrayLike, n: int) -> Bools:
-    """``treated`` as bool [n]; `InputError` unless both arms have at least two."""
+    """``treated`` as bool [n]; `InputError` unless both arms have at least two.
+
+    NaN or a third arm would become True, so anything but 0 and 1 is refused.
+    """
     arms = np.asarray(treated)
     require(arms.shape == (n,), f"shape of {name}", arms.shape, f"must be [{n}]")
+    strange = int(np.count_nonzero((arms != 0) & (arms != 1)))
+    require(strange == 0, f"values of {name} other than 0 and 1", strange, "must be 0")
     arms = arms.astype(bool)
     least = min(int(arms.sum()), int((~arms).sum()))
     require(

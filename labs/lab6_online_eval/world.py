@@ -235,6 +235,16 @@ def simulate(
     """
     require(len(arm) == len(people), "people", len(people), f"must be {len(arm)}, one a unit")
     require(days > 0, "days", days, "must be > 0")
+    strange = int(np.count_nonzero((arm < 0) | (arm >= len(lists))))
+    require(
+        strange == 0,
+        "units in an arm without lists",
+        strange,
+        f"must be 0: arms are 0 to {len(lists) - 1}",
+        "leave out who is not in the experiment",
+    )
+    n_services = len(services) or len(lists)
+    require(n_services == len(lists), "services", n_services, f"must be {len(lists)}, one an arm")
     services = services or tuple(Service() for _ in lists)
     change = change or Change()
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from labs.lab6_online_eval.cluster_randomisation import (
     SharedStock,
     cluster_randomised,
@@ -130,3 +131,10 @@ def test_clusters_that_cannot_be_compared_are_refused(options: dict, message: st
     }
     with pytest.raises(ValueError, match=message):
         cluster_randomised(**(given | options))
+
+
+@pytest.mark.parametrize("third", [np.nan, 2.0])
+def test_a_cluster_in_no_arm_is_not_counted_as_treated(third: float) -> None:
+    """As a truth value both NaN and a third arm are True; they have to be left out by name."""
+    with pytest.raises(InputError, match="other than 0 and 1"):
+        cluster_randomised([1.0, 2.0, 3.0, 4.0, 5.0], np.ones(5), [0, 0, 1, 1, third])

@@ -120,9 +120,10 @@ class Verdict:
 def validate(method: Method, n: int = 2000, seed: int = 0) -> Verdict:
     """Try a method on n A/A experiments and on n with its effect.
 
-    Four bounds: false positives within the binomial interval of alpha (a sequential method: not
+    Five bounds: false positives within the binomial interval of alpha (a sequential method: not
     above it), coverage from 94 to 96 % (sequential: from 94 %), power within 2 points of the
-    formula, and no estimate that is not a number.
+    formula, more findings with the effect than chance gives without (or a sequential method that
+    never finds anything would pass), and no estimate that is not a number.
 
     An honest method leaves a 95 % interval once in twenty times, and the lab tries some forty.
     So one that is out of bounds is tried again on four times as many fresh experiments, with the
@@ -164,6 +165,8 @@ def _measure(
         reasons.append(f"false positives {false / n:.4f}, outside {low:.4f} to {high:.4f}")
     if held / n < COVERAGE[0] or (held / n > COVERAGE[1] and not method.sequential):
         reasons.append(f"coverage {held / n:.4f}, outside {COVERAGE[0]} to {COVERAGE[1]}")
+    if found / n <= high:
+        reasons.append(f"power {found / n:.4f}, no more than by chance")
     if method.power is not None and abs(found / n - method.power) > POWER_WITHIN:
         reasons.append(f"power {found / n:.4f}, formula {method.power:.4f}")
     return Verdict(

@@ -92,3 +92,14 @@ def test_too_few_experiments_are_refused() -> None:
     """A gate that lets everything through is not a gate."""
     with pytest.raises(ValueError, match="n = 50 must be at least 200; try 2000"):
         validate(Method("z", z_test(), EFFECT), n=50)
+
+
+def test_a_sequential_method_that_never_finds_anything_is_not_offered() -> None:
+    """It has no false positives and its interval holds every truth: only power tells."""
+
+    def silent(rng: np.random.Generator, n: int, effect: float) -> Findings:
+        return Findings(np.full(n, effect), np.full(n, -np.inf), np.full(n, np.inf), np.ones(n))
+
+    verdict = validate(Method("silent", silent, EFFECT, sequential=True))
+    assert not verdict.offered
+    assert "no more than by chance" in verdict.reasons[0]

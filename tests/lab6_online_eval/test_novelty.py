@@ -144,3 +144,19 @@ def test_data_that_carry_no_curve_are_refused(world: World) -> None:
         daily_effects(few, arm, n_days=3)
     with pytest.raises(InputError, match="emptiest day"):
         daily_effects(few, np.zeros(30, dtype=np.int64), n_days=3)
+
+
+def test_the_interval_is_honest_only_about_an_exponential() -> None:
+    """3,000 experiments of 21 days. Faded exponentially or not at all the interval covers; faded
+    as 1 / (1 + t / 3), whose tail is long, the level is read too high and it covers far less."""
+    t, rng = np.arange(21) + 0.5, np.random.default_rng(3)
+    covariance = 1e-4 * (0.8 * np.eye(21) + 0.2)
+    noise = rng.standard_normal((3000, 21)) @ np.linalg.cholesky(covariance).T
+
+    def covered(fading: np.ndarray) -> float:
+        fit = fit_profile(0.02 + 0.06 * fading + noise, covariance)
+        return float(((fit.low <= 0.02) & (fit.high >= 0.02)).mean())
+
+    assert covered(np.exp(-t / 3)) > 0.94
+    assert covered(np.zeros(21)) > 0.94
+    assert covered(1 / (1 + t / 3)) < 0.85

@@ -59,7 +59,9 @@ class Guardrail:
         """A guardrail of an experiment's file, as compared.
 
         The standard error of the relative effect is that of its interval, in proportion to the
-        absolute effect's: ``se_rel = se * (width of relative_ci95) / (width of ci95)``.
+        absolute effect's: ``se_rel = se * (width of relative_ci95) / (width of ci95)``. Its degrees
+        of freedom are those of the smaller arm, of which Welch's are never fewer: with arms of 90
+        and 10 % and unequal variances the pooled ones let harm pass too often.
 
         Raises
         ------
@@ -80,7 +82,7 @@ class Guardrail:
             se=comparison.se * widths[1] / widths[0],
             margin=metric.margin,
             higher_is_better=metric.higher_is_better,
-            dof=comparison.n_control + comparison.n_treatment - 2,
+            dof=min(comparison.n_control, comparison.n_treatment) - 1,
         )
 
 

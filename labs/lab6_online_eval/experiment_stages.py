@@ -211,9 +211,8 @@ def plant_faults(run: Run, config: Config, setting: Setting) -> None:
             sessions, setting.experiment, folder / "log", unit_ids=ids[inside], batch=f"f{number}"
         )
     found = study_log_checks(folder / "log", folder / "broken", setting.experiment, seed=run.seed)
-    missed = [name for name, each in found.planted.items() if each.count == 0]
     run.metric("log.faults_planted", len(found.planted), unit="count")
-    run.metric("log.faults_missed", len(missed), unit="count", how=", ".join(missed))
+    run.metric("log.faults_missed", len(found.missed), unit="count", how=", ".join(found.missed))
     run.metric("log.sound_refusals", len(found.sound.refusals), unit="count")
 
 

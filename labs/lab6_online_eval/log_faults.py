@@ -225,9 +225,18 @@ class FaultStudy:
     planted: dict[str, Planted]
 
     @property
+    def missed(self) -> tuple[str, ...]:
+        """The faults of which the check that is there for them counts no more than before."""
+        return tuple(
+            name
+            for name, each in self.planted.items()
+            if each.count <= self.sound[each.check].count
+        )
+
+    @property
     def n_found(self) -> int:
         """How many of the faults were found by the check that is there for them."""
-        return sum(each.count > 0 for each in self.planted.values())
+        return len(self.planted) - len(self.missed)
 
 
 def study_log_checks(

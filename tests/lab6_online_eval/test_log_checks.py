@@ -12,8 +12,16 @@ from scipy.stats import chi2_contingency
 from common.errors import InputError
 from labs.lab6_online_eval.experiment import read_experiment
 from labs.lab6_online_eval.exposure_log import open_log, write_sessions
-from labs.lab6_online_eval.log_checks import Action, LogReport, check_log, homogeneity_p
-from labs.lab6_online_eval.log_faults import FAULTS, Log, read_log, study_log_checks, write_log
+from labs.lab6_online_eval.log_checks import Action, Check, LogReport, check_log, homogeneity_p
+from labs.lab6_online_eval.log_faults import (
+    FAULTS,
+    FaultStudy,
+    Log,
+    Planted,
+    read_log,
+    study_log_checks,
+    write_log,
+)
 from labs.lab6_online_eval.log_faults import exposures_lost_in_one_arm as lose_exposures
 from labs.lab6_online_eval.srm import srm_test
 from labs.lab6_online_eval.world import Sessions
@@ -203,3 +211,16 @@ def test_few_cases_are_judged_exactly() -> None:
     assert homogeneity_p(np.array([0, 8]), n) < 1e-6
     three = homogeneity_p(np.array([0, 0, 2]), np.array([4500, 4500, 1000]))
     assert three == pytest.approx(0.03, rel=0.01)
+
+
+def test_a_check_that_counts_as_much_in_a_sound_log_has_found_nothing() -> None:
+    """Three rows that were negative before the fault are no evidence that it was found."""
+    checks = (Check("negative values", 3, 100, Action.DROPPED),)
+    sound = LogReport("e", (50, 50), checks)
+    seen = {
+        name: Planted("negative values", count, Action.DROPPED, False)
+        for name, count in (("as_before", 3), ("more", 4))
+    }
+    study = FaultStudy(sound, seen)
+    assert study.missed == ("as_before",)
+    assert study.n_found == 1

@@ -97,4 +97,4 @@ def test_a_bad_option_is_one_clear_error(tmp_path: Path, options, message: str) 
     done = run_lab(tmp_path, "--scale", "smoke", *options)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
-    assert not any(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -138,11 +138,14 @@ def compare_clustered(
         _labels("control_cluster", control_cluster, len(rows[0])),
         _labels("treatment_cluster", treatment_cluster, len(rows[1])),
     ]
-    shared = np.intersect1d(names[0], names[1])
-    require(len(shared) == 0, "clusters in both arms", len(shared), "must be 0")
     n = [len(each) for each in rows]
-    y, treated = np.concatenate(rows), np.repeat([0.0, 1.0], n)
     found, cluster = np.unique(np.concatenate(names), return_inverse=True)
+    present = [np.bincount(c, minlength=len(found)) > 0 for c in np.split(cluster, n[:1])]
+    shared = int((present[0] & present[1]).sum())
+    require(shared == 0, "clusters in both arms", shared, "must be 0")
+    for name, arm in zip(("control", "treatment"), present):
+        require(int(arm.sum()) >= 2, f"clusters in {name}", int(arm.sum()), "must be at least 2")
+    y, treated = np.concatenate(rows), np.repeat([0.0, 1.0], n)
     design = np.column_stack([np.ones(len(y)), treated])
     means = [float(each.mean()) for each in rows]
     residual = y - np.where(treated == 1, means[1], means[0])
@@ -232,6 +235,4 @@ def study_few_clusters(
 def _labels(name: str, labels: ArrayLike, n: int) -> NDArray[np.generic]:
     array = np.asarray(labels)
     require(array.shape == (n,), f"shape of {name}", array.shape, f"must be [{n}], one a row")
-    count = len(np.unique(array))
-    require(count >= 2, f"clusters in {name}", count, "must be at least 2")
     return array

@@ -46,27 +46,27 @@ def _methods() -> tuple[Method, ...]:
     return (
         _method("welch", _welch, 100, 0.45),
         _method("welch_cuped", _welch_cuped, 100, 0.4),
-        _method("relative_delta", _relative, 400, 0.12, relative=True),
+        _method("relative_delta", _relative, 800, 0.09, relative=True),
         _proportion("proportion_z", 0.2, 0.08, 400, proportions.wald),
-        _proportion("newcombe", 0.03, 0.04, 400, proportions.newcombe),
+        _proportion("newcombe", 0.03, 0.03, 800, proportions.newcombe),
         _method("ratio_delta", _ratio, 200, 0.05),
         _method("ratio_delta_cuped", _ratio_cuped, 200, 0.04),
         _method("quantile_analytic", _quantile, 500, 0.3, variance=QUARTILE / (1 - QUARTILE)),
         _method(
             "quantile_clustered",
             partial(_clustered_quantile, True),
-            400,
-            0.6,
+            500,
+            0.48,
             variance=tail_variance(),
         ),
-        _method("clustered", _clustered, 60, 0.25),
+        _method("clustered", _clustered, 100, 0.22),
         Method("permutation", _permutation, 0.9, power_t(0.9, TwoArms.of(40, 1.0))),
         Method("bootstrap_percentile", _bootstrap, 0.2, power_t(0.2, TwoArms.of(800, 1.0))),
         Method("bootstrap_poisson", _poisson, 0.05, _promised(_ratio, 200, 0.05)),
-        _method("events_as_units", _events_as_units, 60, 0.25, flawed=True),
+        _method("events_as_units", _events_as_units, 100, 0.22, flawed=True),
         _method("ratio_of_user_means", _user_means, 200, 0.05, flawed=True),
         _method(
-            "quantile_as_independent", partial(_clustered_quantile, False), 400, 0.6, flawed=True
+            "quantile_as_independent", partial(_clustered_quantile, False), 500, 0.48, flawed=True
         ),
     )
 
@@ -233,8 +233,8 @@ def tail_variance() -> float:
 
 
 def _rows(rng: Rng, units: int, effect: float) -> tuple[Floats, NDArray[np.int64]]:
-    """Rows of one arm, 1 to 19 a unit, with an intracluster correlation of 0.2."""
-    unit = np.repeat(np.arange(units), rng.integers(1, 20, units))
+    """Rows of one arm, 2 to 14 a unit, with an intracluster correlation of 0.2."""
+    unit = np.repeat(np.arange(units), rng.integers(2, 15, units))
     level = 0.2**0.5 * rng.standard_normal(units)
     return effect + level[unit] + 0.8**0.5 * rng.standard_normal(len(unit)), unit
 

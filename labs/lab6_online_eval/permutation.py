@@ -218,8 +218,8 @@ def _assignments(
 
     def sampled() -> Iterator[NDArray[np.intp]]:
         for start in range(0, n_resamples, rows):
-            keys = rng.random((min(rows, n_resamples - start), n))
-            yield np.argpartition(keys, n_treated, axis=1)[:, :n_treated]
+            places = np.broadcast_to(np.arange(n), (min(rows, n_resamples - start), n))
+            yield rng.permuted(places, axis=1)[:, :n_treated]
 
     return sampled(), False
 

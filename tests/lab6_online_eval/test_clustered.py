@@ -161,7 +161,7 @@ def test_false_positives_by_the_number_of_clusters() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1.0, 2.0], [0, 0], [1.0, 2.0], [1, 2]), "clusters in control_cluster = 1 must be at"),
+        (([1.0, 2.0], [0, 0], [1.0, 2.0], [1, 2]), "clusters in control = 1 must be at"),
         (([1.0, 2.0], [0, 1], [1.0, 2.0], [1, 2]), "clusters in both arms = 1 must be 0"),
         (([1.0, np.inf], [0, 1], [1.0, 2.0], [2, 3]), "not finite = 1 must be 0"),
         (([1.0, 2.0], [0], [1.0, 2.0], [2, 3]), "shape of control_cluster"),

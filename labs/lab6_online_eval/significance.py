@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -119,6 +119,11 @@ def compare_moments(
         se_rel^2 = s_t^2 / (n_t m_c^2) + m_t^2 s_c^2 / (n_c m_c^4).
     """
     require(0 < alpha < 1, "alpha", alpha, "must be between 0 and 1", "try 0.05")
+    for name, arm in (("control", control), ("treatment", treatment)):
+        require(arm.n >= 2, f"units in {name}", arm.n, "must be at least 2")
+        require(isfinite(arm.mean), f"mean of {name}", arm.mean, "must be finite")
+        usable = isfinite(arm.variance) and arm.variance >= 0
+        require(usable, f"variance of {name}", arm.variance, "must be finite and >= 0")
     se = sqrt(_squared_se(control, treatment))
     require(se > 0, "variance of the metric", 0.0, "must be > 0", "a constant needs no test")
     effect = treatment.mean - control.mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_ind
@@ -99,3 +101,18 @@ def test_unusable_input_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         compare(*arguments, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (Moments(1, 0.0, 1.0), "units in treatment = 1 must be at least 2"),
+        (Moments(9, float("nan"), 1.0), "mean of treatment = nan must be finite"),
+        (Moments(9, 0.0, float("inf")), "variance of treatment = inf must be finite"),
+        (Moments(9, 0.0, -1e-9), "variance of treatment = -1e-09 must be finite and >= 0"),
+    ],
+)
+def test_moments_that_cannot_be_tested_are_refused(arm: Moments, message: str) -> None:
+    """Sums from a warehouse come unchecked: none of these may become a p-value."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compare_moments(Moments(9, 0.0, 1.0), arm)

@@ -1,4 +1,4 @@
-"""The mean of each user's own ratio: a user with one session counts as much as one with a hundred."""
+"""The mean of each user's own ratio: one session of a user counts as much as a hundred."""
 
 
 def ratio_moments(numerator: Floats, denominator: Floats) -> Moments:

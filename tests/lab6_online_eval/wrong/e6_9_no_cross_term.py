@@ -1,4 +1,4 @@
-"""The variance of Y - theta X without its cross term: CUPED adds variance instead of removing it."""
+"""The variance of Y - theta X without its cross term: CUPED adds variance, not removes it."""
 
 
 def cuped_moments(control: Pair, treatment: Pair, everyone: Pair) -> CupedMoments:

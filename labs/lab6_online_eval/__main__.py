@@ -20,6 +20,8 @@ def story(run: Run, config: Config) -> None:
     with run.stage("Every method on trial, on simulated truth", key="validation"):
         offered = evidence.put_methods_on_trial(run, config)
         evidence.try_on_real_users(run, config, setting)
+    with run.stage("Many metrics, few clusters, priors", key="significance"):
+        evidence.count_the_metrics(run, config)
     with run.stage("What looking often costs", key="peeking"):
         evidence.peek(run, config)
     with run.stage("Design the experiment", key="design"):

@@ -136,8 +136,8 @@ def bca_bootstrap(
 
     Notes
     -----
-    Efron (1987), Better Bootstrap Confidence Intervals, JASA 82; two samples: Efron & Tibshirani
-    (1993), section 14.3.
+    Efron (1987), Better Bootstrap Confidence Intervals, JASA 82. The acceleration of two samples is
+    scipy's.
     """
     arms = _arms(control, treatment, n_boot, alpha)
     replicates = _replicates(arms, statistic, n_boot, seed)

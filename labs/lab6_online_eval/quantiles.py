@@ -97,7 +97,7 @@ def clustered_quantile(values: ArrayLike, unit: ArrayLike, q: float) -> Quantile
 
     Notes
     -----
-    Deng, Knoblich & Lu (2018), Applying the Delta Method in Metric Analytics, KDD, section 4;
+    Deng, Knoblich & Lu (2018), Applying the Delta Method in Metric Analytics, KDD;
     Liu, Sun, Varshney & Xu (2019), Large-Scale Online Experimentation with Quantile Metrics.
     """
     events = _values(values, q)

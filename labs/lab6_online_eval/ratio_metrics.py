@@ -56,7 +56,7 @@ def ratio_moments(numerator: Floats, denominator: Floats) -> Moments:
 
     Notes
     -----
-    Deng, Knoblich & Lu (2018), Applying the Delta Method in Metric Analytics, KDD, equation 4.
+    Deng, Knoblich & Lu (2018), Applying the Delta Method in Metric Analytics, KDD.
     """
     # BEGIN SOLUTION
     below = float(denominator.mean())

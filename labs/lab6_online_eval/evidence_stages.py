@@ -234,19 +234,19 @@ def count_the_metrics(run: Run, config: Config) -> None:
     from labs.lab6_online_eval.significance_study import study_significance
 
     found = study_significance(n=max(config.peeking // 5, 400), seed=run.seed)
-    for row in found.families:
-        if row.correlation == 0:
-            area = f"family.{row.procedure}.{row.n_metrics}_metrics_{row.n_real}_real"
-            run.metric(f"{area}.fwer", row.fwer, unit="ratio", n=row.n)
-            run.metric(f"{area}.fdr", row.fdr, unit="ratio", n=row.n)
+    for family in found.families:
+        if family.correlation == 0:
+            area = f"family.{family.procedure}.{family.n_metrics}_metrics_{family.n_real}_real"
+            run.metric(f"{area}.fwer", family.fwer, unit="ratio", n=family.n)
+            run.metric(f"{area}.fdr", family.fdr, unit="ratio", n=family.n)
     for each in found.clusters:
         for name in ("rows", "cr0", "cr1", "cr1_t"):
             area = f"clusters.{each.n_clusters}.{name}.fpr"
             run.metric(area, getattr(each, name), unit="ratio", n=each.n)
-    for row in found.bayes.rows:
-        area = f"bayes.{row.prior}.{row.looks}_looks"
-        run.metric(f"{area}.claimed", row.claimed, unit="ratio", n=found.bayes.n)
-        run.metric(f"{area}.improved", row.improved, unit="ratio", n=found.bayes.n)
+    for prior in found.bayes.rows:
+        area = f"bayes.{prior.prior}.{prior.looks}_looks"
+        run.metric(f"{area}.claimed", prior.claimed, unit="ratio", n=found.bayes.n)
+        run.metric(f"{area}.improved", prior.improved, unit="ratio", n=found.bayes.n)
     for name, figure, caption in (
         ("multiple_testing", figures.draw_multiple_testing(found.families), "One of many metrics."),
         ("few_clusters", figures.draw_few_clusters(found.clusters), "A/A tests by clusters."),

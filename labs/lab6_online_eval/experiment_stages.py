@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from labs.lab6_online_eval.analyze import Analysis
 
 FULL_STUDY = 100
+PLANNED_FOR = 20_000
 
 
 def design(run: Run, config: Config, setting: Setting) -> None:
@@ -29,7 +30,7 @@ def design(run: Run, config: Config, setting: Setting) -> None:
         setting.lists,
         setting.movielens,
         setting.experiment,
-        eligible=config.units,
+        eligible=min(config.units, PLANNED_FOR),
         pool=20_000 if small else 100_000,
         n_experiments=300 if small else 3000,
         n_simulations=config.repeats,
@@ -49,6 +50,11 @@ def design(run: Run, config: Config, setting: Setting) -> None:
         )
         for line in plan.lines():
             run.note(f"Plan, {name}: {line}.")
+    if config.units > PLANNED_FOR:
+        run.note(
+            f"The plan is for clicks alone and {PLANNED_FOR:,} people who could come. The run has "
+            f"{config.units:,}: the guardrail on errors, which are rare, needs them."
+        )
     if found.plain.simulated.n_experiments < 3000:
         run.unmeasured(
             "L6.power", "300 simulated experiments have a standard error of 2.3 points; 3,000 do"

@@ -27,6 +27,14 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
+def follow(parent: int) -> None:
+    """In a pool's worker: end when ``parent`` ends, killed or not, and leave Ctrl-C to it."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
 def descendants(root: int) -> list[int]:
     """Process ids below ``root``, zombies left out (Linux ``/proc``)."""
     children: dict[int, list[int]] = {}

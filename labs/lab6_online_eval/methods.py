@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
+from common._guard import follow
 from labs.lab6_online_eval.validation import Method, Verdict, validate
 
 TOPICS = (
@@ -35,12 +37,16 @@ def validate_all(
         for name in names:
             yield validate(methods[name], n, seed)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=follow, initargs=(os.getpid(),)
+    ) as pool:
         jobs = [pool.submit(_verdict, name, n, seed) for name in names]
         try:
             for job in as_completed(jobs):
                 yield job.result()
         except BaseException:
+            for worker in active_children():  # what they compute is of no use any more
+                worker.terminate()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -96,6 +96,7 @@ class ByArm:
         return np.where(arm, *(model.predict(x[:, :-1]) for model in self.models[::-1]))
 
 
+@pytest.mark.usefixtures("econml")
 def test_it_is_econmls_linear_dr_learner() -> None:
     """On the same folds with the same models: the mean effect to 1e-9, and its error.
 

@@ -120,6 +120,7 @@ def test_two_stages_with_covariates_and_two_instruments_are_statsmodels() -> Non
     assert ours.first_stage_f == pytest.approx(f, rel=1e-8)
 
 
+@pytest.mark.usefixtures("econml")
 def test_econml_finds_the_same_effect_with_the_same_residuals() -> None:
     """EconML's OrthoIV takes the other fold's mean off everything; our two stages then agree."""
     from econml.iv.dml import OrthoIV

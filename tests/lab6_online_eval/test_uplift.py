@@ -19,6 +19,7 @@ from labs.lab6_online_eval.uplift import (
 from labs.lab6_online_eval.uplift_metrics import qini_curve, qini_interval, true_qini, uplift_at
 
 
+@pytest.mark.usefixtures("econml")
 def test_the_learners_are_econmls() -> None:
     """With linear models S, T and X agree with EconML's meta-learners to 1e-9."""
     from econml.metalearners import SLearner, TLearner, XLearner
@@ -41,6 +42,7 @@ def test_the_learners_are_econmls() -> None:
         assert np.abs(ours(new) - theirs.effect(new)).max() < 1e-9, theirs
 
 
+@pytest.mark.usefixtures("econml")
 def test_the_dr_learner_is_econmls() -> None:
     """Same folds, same models: the linear DR-learner agrees with EconML's to 1e-8."""
     from econml.dr import LinearDRLearner

@@ -6,12 +6,9 @@ arms are drawn.
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import require
 from labs.lab6_online_eval.assignment import assign_many
 from labs.lab6_online_eval.significance import compare
 from labs.lab6_online_eval.srm import srm_test
@@ -60,12 +57,6 @@ def aa_p_values(
         results.append((outcome.p, srm.p))
     p, srm_p = np.array(results).T
     return p, srm_p
-
-
-def standard_errors_from(share: float, expected: float, n: int) -> float:
-    """How many binomial standard errors a share of n trials lies from what was expected."""
-    require(0 < expected < 1, "expected", expected, "must be between 0 and 1")
-    return abs(share - expected) / sqrt(expected * (1 - expected) / n)
 
 
 def share_below(p: Floats, alpha: float) -> tuple[float, int]:

@@ -42,6 +42,11 @@ class Config:
     bandit_rounds: int = 5000
     """Rounds of each run (>= 100)."""
 
+    @property
+    def quick(self) -> bool:
+        """Whether the studies whose size has no option of its own are to be small ones."""
+        return self.repeats < 100
+
     def __post_init__(self) -> None:
         for name in ("control", "treatment"):
             value = getattr(self, name)

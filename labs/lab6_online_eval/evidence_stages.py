@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from labs.lab6_online_eval.offline_online import Rankers
     from labs.lab6_online_eval.world import Interactions, Ints, World
 
-SIMULATED = "Simulated: the people of every stage but the real logs and the job training"
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -55,8 +53,9 @@ def build(run: Run, config: Config) -> Setting:
     rankers = ranker_lists(interactions)
     lists = rankers.lists[config.control], rankers.lists[config.treatment]
     run.note(
-        f"{SIMULATED} are simulated, in a world fitted to MovieLens 100K in which a film is "
-        "clicked when it is looked at, liked, and not known already. Its true effects are exact."
+        "Simulated: all people but those of the MovieLens ratings, of Open Bandit's logs and of "
+        "the job training. Their world is fitted to MovieLens 100K: a film is clicked when it is "
+        "looked at, liked, and not known already. Its true effects are exact."
     )
     return Setting(experiment, movielens, interactions, world, rankers, lists)
 

@@ -15,7 +15,6 @@ from labs.lab6_online_eval.evidence_stages import Setting
 if TYPE_CHECKING:
     from labs.lab6_online_eval.analyze import Analysis
 
-FULL_STUDY = 100
 PLANNED_FOR = 20_000
 
 
@@ -24,15 +23,14 @@ def design(run: Run, config: Config, setting: Setting) -> None:
     from labs.lab6_online_eval import figures_design as figures
     from labs.lab6_online_eval.design_study import study_design
 
-    small = config.repeats < FULL_STUDY
     found = study_design(
         setting.world,
         setting.lists,
         setting.movielens,
         setting.experiment,
         eligible=min(config.units, PLANNED_FOR),
-        pool=20_000 if small else 100_000,
-        n_experiments=300 if small else 3000,
+        pool=20_000 if config.quick else 100_000,
+        n_experiments=300 if config.quick else 3000,
         n_simulations=config.repeats,
         seed=run.seed,
     )
@@ -202,7 +200,7 @@ def plant_faults(run: Run, config: Config, setting: Setting) -> None:
     from labs.lab6_online_eval.log_faults import study_log_checks
     from labs.lab6_online_eval.world import simulate
 
-    n = min(config.units, 8000) if config.repeats >= FULL_STUDY else 2000
+    n = min(config.units, 8000) if not config.quick else 2000
     ids = np.arange(n).astype(str)
     arms = enrol(ids, [setting.experiment])[setting.experiment.name]
     inside = arms >= 0
@@ -266,14 +264,13 @@ def guard(run: Run, config: Config, setting: Setting) -> None:
     rule = study_guardrails(n=config.peeking, seed=run.seed)
     for name in ("pass_planned", "pass_corrected", "pass_bonferroni", "harm", "harm_inflated"):
         run.metric(f"guardrails.{name}", getattr(rule, name), unit="ratio", n=rule.n)
-    small = config.repeats < FULL_STUDY
     found = study_automatic_stop(
         setting.world,
         setting.lists,
         n_healthy=config.healthy_runs,
         n_margin=max(config.healthy_runs // 2, 25),
-        n_faulty=5 if small else 30,
-        units_faulty=2000 if small else 5000,
+        n_faulty=5 if config.quick else 30,
+        units_faulty=2000 if config.quick else 5000,
         seed=run.seed,
     )
     for each in (found.healthy, found.at_margin, *found.faults):

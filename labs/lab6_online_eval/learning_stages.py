@@ -7,8 +7,6 @@ from common.runner import Run
 from labs.lab6_online_eval.config import Config
 from labs.lab6_online_eval.evidence_stages import Setting
 
-FULL_STUDY = 100
-
 
 def look_further(run: Run, config: Config, setting: Setting) -> None:
     """Novelty and learning, surrogates that hold and do not, and a season's holdback."""
@@ -17,7 +15,6 @@ def look_further(run: Run, config: Config, setting: Setting) -> None:
     from labs.lab6_online_eval.novelty import study_novelty
     from labs.lab6_online_eval.surrogate_index import study_surrogates
 
-    small = config.repeats < FULL_STUDY
     lists = setting.rankers.lists["ease"], setting.rankers.lists["discovery_20"]
     curves = study_novelty(setting.world, lists, n_units=max(config.units, 10_000), seed=run.seed)
     for each in curves:
@@ -34,7 +31,7 @@ def look_further(run: Run, config: Config, setting: Setting) -> None:
         unit="ratio",
         how=f"{first.name}: error of the fitted long run over that of the first week",
     )
-    trials = study_surrogates(repeats=40 if small else config.repeats, seed=run.seed)
+    trials = study_surrogates(repeats=40 if config.quick else config.repeats, seed=run.seed)
     for name, trial in zip(("holds", "direct", "hidden"), trials, strict=True):
         area, n = f"surrogate.{name}", len(trial.estimates)
         run.metric(
@@ -65,13 +62,12 @@ def play_bandits(run: Run, config: Config) -> None:
     from labs.lab6_online_eval import figures_bandits as figures
     from labs.lab6_online_eval.bandit_study import study_bandits
 
-    small = config.repeats < FULL_STUDY
     found = study_bandits(
         rounds=config.bandit_rounds,
         runs=config.bandit_runs,
         contextual_rounds=min(config.bandit_rounds, 2000),
         contextual_runs=max(config.bandit_runs // 2, 10),
-        n_adaptive=4000 if small else 20_000,
+        n_adaptive=4000 if config.quick else 20_000,
         best_arm_runs=2 * config.bandit_runs,
         seed=run.seed,
     )
@@ -109,12 +105,11 @@ def judge_from_logs(run: Run, config: Config) -> None:
 
     dataset = load("open-bandit")
     run.data(dataset)
-    small = config.repeats < FULL_STUDY
     found = study_open_bandit(
         dataset,
-        campaigns=("all", "women") if small else ("all", "men", "women"),
-        n_boot=100 if small else 300,
-        n_coverage=500 if small else 2000,
+        campaigns=("all", "women") if config.quick else ("all", "men", "women"),
+        n_boot=100 if config.quick else 300,
+        n_coverage=500 if config.quick else 2000,
         seed=run.seed,
     )
     how = "BTS from the random log, campaign All; action probabilities"
@@ -166,15 +161,14 @@ def judge_by_experiment(run: Run, config: Config, setting: Setting) -> None:
 
     dataset = load("nsw")
     run.data(dataset)
-    small = config.repeats < FULL_STUDY
     study = study_causal(
         dataset,
         setting.world,
         setting.lists,
-        repetitions=10 if small else 40,
+        repetitions=10 if config.quick else 40,
         n_units=config.units,
-        n_campaign=3000 if small else 6000,
-        n_boot=100 if small else 200,
+        n_campaign=3000 if config.quick else 6000,
+        n_boot=100 if config.quick else 200,
         seed=run.seed,
     )
     found = study.observational

@@ -34,11 +34,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
 
-import numpy as np
-
 from common.errors import require
 from common.exercises import exercise
 from labs.lab6_online_eval.guardrails import GuardrailResult
+from labs.lab6_online_eval.multiple_testing import holm
 
 
 class Decision(StrEnum):
@@ -86,15 +85,9 @@ class Ruling:
 def holm_adjusted(p: Sequence[float]) -> tuple[float, ...]:
     """p-values adjusted for their number, in the order given.
 
-    The i-th smallest of m (i = 0, 1, ...) becomes ``max over j <= i of min(1, (m - j) p_(j))``.
-    Holm (1979), Scandinavian Journal of Statistics 6.
+    By `multiple_testing.holm`; none for no success metric.
     """
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values, kind="stable")
-    scaled = np.minimum(1.0, values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty_like(scaled)
-    adjusted[order] = np.maximum.accumulate(scaled)
-    return tuple(float(value) for value in adjusted)
+    return tuple(float(value) for value in holm(p)) if len(p) else ()
 
 
 @exercise(

@@ -12,7 +12,7 @@ import pytest
 from labs.lab6_online_eval.claims import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_MORE = {"L6.power", "L6.bench"}
+NEEDS_MORE = {"L6.power"}
 BY_LUCK = {"L6.ranking_ab", "L6.sequential", "L6.validated"}
 KNOWN = {"nsw.experiment.effect": (1794.3433, 0.002), "nsw.experiment.se": (670.9966, 0.001)}
 

@@ -32,7 +32,7 @@ from tests.fork_server import forked
 ROOT = find_root()
 LEAST_EXERCISES, LEAST_TESTS, LEAST_WRONG = 2, 2, 2
 LABS = [folder.name for folder in lab_folders(ROOT)]
-tests_of = cache(discover_tests)
+read_tests = cache(discover_tests)
 
 
 @cache
@@ -58,7 +58,7 @@ WRONG = [
 @pytest.fixture(autouse=True)
 def _no_work_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test files do not change meanwhile, and nobody reads the smallest failing example."""
-    monkeypatch.setattr(check, "discover_tests", tests_of)
+    monkeypatch.setattr(check, "discover_tests", read_tests)
     monkeypatch.setenv("LABS_NO_SHRINK", "1")
 
 
@@ -111,7 +111,7 @@ def test_a_wrong_solution_names_its_exercise_and_its_mistake(lab: str) -> None:
 
 @pytest.mark.parametrize("entry", EXERCISES)
 def test_an_exercise_has_tests_that_explain_themselves(entry: Entry) -> None:
-    tests = [test for test in tests_of(ROOT, entry.lab) if test.exercise == entry.id]
+    tests = [test for test in read_tests(ROOT, entry.lab) if test.exercise == entry.id]
     assert len(tests) >= LEAST_TESTS, [test.node for test in tests]
     assert [test.node for test in tests if not test.doc] == []
 

@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress clean \
+.PHONY: help setup doctor capstone start-capstone check-capstone traps-capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -78,6 +78,15 @@ $(LABS:%=check%): check%: $(READY)
 
 lab% start% check% traps%:
 	@echo "error: $@: no such lab; there are $(LABS:%=lab%) (make help)" >&2; exit 2
+
+start-capstone: $(READY) ## Put the capstone's exercises into work/
+	@$(BIN)/course start capstone $(ARGS)
+
+check-capstone: $(READY) ## Check your solutions of the capstone
+	@$(BIN)/course check capstone $(ARGS)
+
+traps-capstone: $(READY) ## Meet the silent failures of a feed-ranking system
+	@$(BIN)/python -m capstone.traps $(ARGS)
 
 progress: $(READY) ## Exercises passed and deliverables measured so far
 	@$(BIN)/course progress

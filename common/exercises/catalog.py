@@ -12,6 +12,8 @@ from common.errors import InputError
 from common.exercises.marker import Exercise
 
 LAB_FOLDER = re.compile(r"lab(\d+)_\w+")
+CAPSTONE, CAPSTONE_NUMBER = "capstone", 7
+"""The capstone's exercises are numbered after the labs': 7.1, 7.2, ..."""
 EXERCISE_ID = re.compile(r"([1-9]\d*)\.([1-9]\d*)")
 WRONG_FILE = re.compile(r"e(\d+)_(\d+)_\w+\.py")
 NO_TOPIC = {"__init__", "__main__", "config", "traps"}
@@ -33,6 +35,12 @@ class Entry(Exercise):
     name: str
     file: Path
     line: int
+
+    @property
+    def dotted(self) -> str:
+        """The name the module is imported by."""
+        package = self.lab if self.lab == CAPSTONE else f"labs.{self.lab}"
+        return f"{package}.{self.module}"
 
     def work_file(self, work: Path) -> Path:
         """The learner's file of this exercise below the folder ``work``."""
@@ -90,12 +98,16 @@ def sentence(node: str) -> str:
 
 
 def lab_folders(root: Path) -> list[Path]:
-    """The folders ``labs/lab<number>_<name>`` of a repository, in number order."""
+    """The folders ``labs/lab<number>_<name>`` in number order, and the capstone if it is there."""
     found = [path for path in (root / "labs").glob("lab*") if LAB_FOLDER.fullmatch(path.name)]
+    found.append(root / CAPSTONE)
     return sorted((path for path in found if path.is_dir()), key=lambda path: lab_number(path.name))
 
 
 def lab_number(lab: str) -> int:
+    """First number of the ids of a lab's exercises; the capstone's is 7."""
+    if lab == CAPSTONE:
+        return CAPSTONE_NUMBER
     match = LAB_FOLDER.fullmatch(lab)
     if match is None:
         raise InputError(f"{lab!r} is no name of a lab, such as 'lab5_distillation'")

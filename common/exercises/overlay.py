@@ -1,8 +1,8 @@
 """Let the learner's file take the place of ours, in every process.
 
-``import labs`` installs one finder. While the environment variable ``LABS_WORK`` names a folder,
-``labs.<lab>.<module>`` is loaded from ``<folder>/<lab>/<module>.py`` when that file exists. The
-variable is inherited, so torchrun ranks and model-server workers load the same code.
+``import labs`` and ``import capstone`` install one finder. While the environment variable
+``LABS_WORK`` names a folder, ``labs.<lab>.<module>`` is loaded from ``<folder>/<lab>/<module>.py``
+when that file exists, and ``capstone.<module>`` from ``<folder>/capstone``. The variable is inherited, so torchrun ranks and model-server workers load the same code.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ def overlaid_files(lab: str = "*") -> list[Path]:
     folder = work_folder()
     if folder is None:
         return []
-    ours = Path(__file__).resolve().parents[2] / "labs"
+    root = Path(__file__).resolve().parents[2]
     found = sorted(folder.glob(f"{lab}/*.py"))
-    return [file for file in found if (ours / file.parent.name / file.name).is_file()]
+    return [
+        file
+        for file in found
+        if any((ours / file.parent.name / file.name).is_file() for ours in (root / "labs", root))
+    ]
 
 
 class _WorkLoader(importlib.machinery.SourceFileLoader):
@@ -46,11 +50,13 @@ class _WorkFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        parts = fullname.split(".")
+        package, _, module = fullname.removeprefix("labs.").partition(".")
         folder = work_folder()
-        if folder is None or len(parts) != 3 or parts[0] != "labs":
+        if folder is None or not module or "." in module:
             return None
-        file = folder / parts[1] / f"{parts[2]}.py"
+        if not fullname.startswith("labs.") and package != "capstone":
+            return None
+        file = folder / package / f"{module}.py"
         if not file.is_file():
             return None
         return importlib.util.spec_from_file_location(

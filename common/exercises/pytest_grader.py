@@ -90,7 +90,7 @@ class Grader:
         if self.work is None:
             return None
         entry = next(entry for entry in catalog(self.config) if entry.id == mark)
-        loaded = getattr(sys.modules.get(f"labs.{entry.lab}.{entry.module}"), "__file__", None)
+        loaded = getattr(sys.modules.get(entry.dotted), "__file__", None)
         own = entry.work_file(self.work)
         return loaded if loaded and own.is_file() and Path(loaded).resolve() != own else None
 

@@ -1,0 +1,122 @@
+"""What the service takes and gives over HTTP; its OpenAPI is made from these models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_K = 50
+MAX_ID = 2**31 - 1
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+"""An id that a client makes up: letters, digits and ``. _ : -``."""
+
+
+class Reaction(StrEnum):
+    """What a person may do with an item of the feed."""
+
+    CLICK = "click"
+    LIKE = "like"
+    SHARE = "share"
+    HIDE = "hide"
+
+
+RATING_OF = {Reaction.CLICK: 4, Reaction.LIKE: 5, Reaction.SHARE: 5, Reaction.HIDE: 1}
+"""How a reaction enters the rated history that the models read."""
+
+
+class Slot(StrEnum):
+    """Why an item stands where it stands."""
+
+    RANKED = "ranked"
+    EXPOSURE = "exposure"
+    """Moved up so that a creator group gets its minimum exposure."""
+    EXPLORATION = "exploration"
+    """Drawn at random, with a logged propensity."""
+    BACKFILL = "backfill"
+    """Filled in after the visibility filter."""
+    FALLBACK = "fallback"
+    """From the fallback feed: the ranker was not asked, or too late."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FeedQuery(Strict):
+    """``unit_id`` is what an experiment randomises; it is the user unless given."""
+
+    user_id: int = Field(ge=1, le=MAX_ID)
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    unit_id: Name | None = None
+    variant: int | None = Field(default=None, ge=0, le=15)
+
+
+class FeedItem(Strict):
+    """One item of a feed and why it is there."""
+
+    item_id: int
+    title: str
+    genres: list[str]
+    creator: str
+    position: int
+    slot: Slot
+    sources: list[str]
+    heads: dict[str, float]
+    """Calibrated probability of each head; empty in a fallback feed."""
+    value: float
+    penalty: dict[str, float]
+    """What re-ranking took off the value, by cause: ``diversity``, ``creator``."""
+    propensity: float
+    """Probability that the item was shown at this position, given the request; 1 unless random."""
+
+
+class FeedAnswer(Strict):
+    """A feed. ``fallback`` names the stage that missed its deadline or failed, else None."""
+
+    request_id: str
+    user_id: int
+    variant: int
+    arm: str
+    version: str
+    cold_start: bool
+    fallback: str | None
+    items: list[FeedItem]
+    timings_ms: dict[str, float]
+    """Milliseconds of each stage, and ``total``."""
+
+
+class EventIn(Strict):
+    """A reaction. ``event_id`` is made by the client; sending it again changes nothing."""
+
+    event_id: Name
+    request_id: Name
+    user_id: int = Field(ge=1, le=MAX_ID)
+    item_id: int = Field(ge=1, le=MAX_ID)
+    reaction: Reaction
+
+
+class EventAnswer(Strict):
+    """Acknowledged: the event is on disk. ``duplicate``: it was there already."""
+
+    event_id: str
+    duplicate: bool
+
+
+class StageLatency(Strict):
+    """Latency of a stage over the last requests, in milliseconds."""
+
+    stage: str
+    n: int
+    p50_ms: float
+    p99_ms: float
+
+
+class Person(Strict):
+    """A user the page offers."""
+
+    user_id: int
+    watched: int
+    recent: list[str]
+    """Titles of the newest films of the history."""

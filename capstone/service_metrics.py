@@ -30,7 +30,7 @@ class ServiceMetrics:
         self.latency = self._histogram("feed_seconds", "Seconds of a whole feed request.", [])
         self.stage = self._histogram("feed_stage_seconds", "Seconds in each stage.", ["stage"])
         self.fallbacks = self._counter(
-            "feed_fallbacks", "Fallback feeds by the stage that failed and why.", ["stage", "reason"]
+            "feed_fallbacks", "Fallback feeds by stage and cause.", ["stage", "reason"]
         )
         self.empty = self._counter("feed_empty", "Feeds that had no item at all.", [])
         self.short = self._counter("feed_short", "Feeds with fewer items than asked for.", [])

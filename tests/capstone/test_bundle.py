@@ -9,42 +9,25 @@ import pytest
 
 from capstone import bundle
 from capstone.config import SCALES, Config
-from capstone.offline import ValueWeights
+from capstone.value import ValueWeights
 from capstone.workspace import Workspace
 from common.errors import InputError, RunError
-
-
-def assemble(folder: Path, name: str = "bundle", ranker: str = "ranker") -> bundle.Bundle:
-    parts = folder / f"parts-{name}"
-    (parts / "index").mkdir(parents=True)
-    (parts / "encoder.onnx").write_text("encoder")
-    (parts / "ranker.onnx").write_text(ranker)
-    (parts / "catalogue.json").write_text("[]")
-    (parts / "index" / "manifest.json").write_text("{}")
-    return bundle.assemble(
-        folder / name,
-        encoder=parts / "encoder.onnx",
-        ranker=parts / "ranker.onnx",
-        index=parts / "index",
-        catalogue=parts / "catalogue.json",
-        checkpoint="abc",
-        max_length=50,
-        candidates=200,
-        weights=ValueWeights(1.0, 0.5),
-    )
+from tests.capstone.plain_bundle import assemble, parts
 
 
 def test_a_bundle_is_read_back_as_it_was_made(tmp_path: Path) -> None:
     made = assemble(tmp_path)
     assert bundle.load(made.folder) == made
-    assert made.weights == ValueWeights(1.0, 0.5)
+    assert made.weights == ValueWeights(1.0, 0.5, dislike=-0.25)
+    assert made.rerank == {"diversity": "none"}
 
 
 def test_the_version_is_the_content(tmp_path: Path) -> None:
     first, same = assemble(tmp_path, "first"), assemble(tmp_path, "same")
     other = assemble(tmp_path, "other", ranker="another ranker")
+    later = assemble(tmp_path, "later", checkpoint="def")
     assert first.version == same.version
-    assert first.version != other.version
+    assert len({first.version, other.version, later.version}) == 3
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "ranker.onnx", "index/manifest.json"])
@@ -56,6 +39,35 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None
     (made.folder / name).unlink()
     with pytest.raises(InputError, match="missing"):
         bundle.load(made.folder)
+
+
+def test_an_added_file_a_changed_fact_and_a_damaged_manifest_are_refused(tmp_path: Path) -> None:
+    """A flipped sign in the weights is as dangerous as other weights of the model."""
+    made = assemble(tmp_path)
+    (made.folder / "extra").write_text("x")
+    with pytest.raises(InputError, match="extra"):
+        bundle.load(made.folder)
+    (made.folder / "extra").unlink()
+    manifest = made.folder / bundle.MANIFEST
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace("0.5", "0.75"))
+    with pytest.raises(InputError, match="facts"):
+        bundle.load(made.folder)
+    manifest.write_text(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        bundle.load(made.folder)
+
+
+def test_what_is_no_whole_bundle_is_not_made(tmp_path: Path) -> None:
+    found = parts(tmp_path / "parts")
+    facts = assemble(tmp_path).facts
+    with pytest.raises(InputError, match="vectors"):
+        bundle.assemble(tmp_path / "new", {k: v for k, v in found.items() if k != "vectors"}, facts)
+    with pytest.raises(InputError, match="weights"):
+        bundle.assemble(tmp_path / "new", found | {"weights": found["ranker"]}, facts)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="never written over"):
+        bundle.assemble(tmp_path / "bundle", found, facts)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""The registry: only what passed its gates, aliases that move, folders that are hashed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capstone import registry
+from capstone.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from common.errors import InputError
+from tests.capstone.plain_bundle import assemble
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry.at(tmp_path_factory.mktemp("registry") / "deep" / "registry.db")
+
+
+def test_bundles_are_registered_promoted_and_rolled_back(opened: Registry, tmp_path: Path) -> None:
+    """champion <- challenger <- a new bundle, and back: aliases move, versions stay."""
+    first, second = (assemble(tmp_path, name, ranker=name) for name in ("first", "second"))
+    assert opened.named(CHAMPION) is None
+    with pytest.raises(InputError, match="no challenger"):
+        opened.promote()
+
+    one = opened.register(first, passed=True, tags={"ndcg_at_10": "0.1"})
+    assert opened.named(CHALLENGER) == one
+    assert opened.promote() == one
+    assert opened.named(CHALLENGER) is None
+    assert opened.load(CHAMPION) == first
+
+    two = opened.register(second, passed=True, tags={})
+    assert opened.register(second, passed=True, tags={}) == two, "the same content, once"
+    assert [each.version for each in opened.all()] == [first.version, second.version]
+    assert opened.promote() == two
+    assert opened.named(PREVIOUS) == one
+    assert opened.rollback() == one
+    assert opened.load(CHAMPION) == first
+
+    opened.set_alias(CHALLENGER, two)
+    opened.reject()
+    assert opened.named(CHALLENGER) is None
+
+
+def test_a_bundle_that_failed_a_gate_is_not_registered(opened: Registry, tmp_path: Path) -> None:
+    """The registry is the gate's lock: no way round it leaves a trace of the bundle."""
+    before = opened.all()
+    with pytest.raises(InputError, match="did not pass its gates"):
+        opened.register(assemble(tmp_path, ranker="bad"), passed=False, tags={})
+    assert opened.all() == before
+
+
+def test_a_folder_that_changed_after_registering_is_refused(
+    opened: Registry, tmp_path: Path
+) -> None:
+    """Poisoned after the gate: the alias still names it, loading does not."""
+    made = assemble(tmp_path, ranker="good")
+    opened.register(made, passed=True, tags={})
+    opened.promote()
+    made.ranker.write_text("poison")
+    with pytest.raises(InputError, match=r"ranker\.onnx"):
+        opened.load(CHAMPION)
+
+
+def test_an_unknown_alias_is_refused(opened: Registry) -> None:
+    with pytest.raises(InputError, match="choose from"):
+        opened.set_alias("production", registry.Registered(1, "x", Path()))

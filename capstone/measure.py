@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from capstone.data import Feed, Ints, RankingSet, Sequence, histories
 from capstone.models import EncodeUser, RankCandidates, Ranker, SequenceEncoder
-from capstone.offline import Floats, Score
+from capstone.offline import Score
+from capstone.value import ENGAGE, HEADS, Floats
 from labs.lab4_model_serving.export import run
 
 
@@ -35,10 +36,9 @@ def torch_score(ranker: Ranker) -> Score:
     served = RankCandidates(ranker).eval()
 
     @torch.no_grad()
-    def score(history: Ints, ratings: Ints, candidates: Ints) -> tuple[Floats, Floats]:
+    def score(history: Ints, ratings: Ints, candidates: Ints) -> dict[str, Floats]:
         inputs = (torch.from_numpy(part) for part in (history, ratings, candidates))
-        engage, like = served(*inputs)
-        return engage.numpy(), like.numpy()
+        return {head: p.numpy() for head, p in zip(HEADS, served(*inputs), strict=True)}
 
     return score
 
@@ -46,9 +46,9 @@ def torch_score(ranker: Ranker) -> Score:
 def onnx_score(opened: ort.InferenceSession) -> Score:
     """Score candidates with the ONNX model."""
 
-    def score(history: Ints, ratings: Ints, candidates: Ints) -> tuple[Floats, Floats]:
+    def score(history: Ints, ratings: Ints, candidates: Ints) -> dict[str, Floats]:
         outputs = run(opened, {"history": history, "ratings": ratings, "candidates": candidates})
-        return outputs["p_engage"], outputs["p_like"]
+        return {head: outputs[f"p_{head}"] for head in HEADS}
 
     return score
 
@@ -62,8 +62,8 @@ def like_scores(ranker: Ranker, feed: Feed, rows: RankingSet, length: int) -> Fl
         chosen = rows.held_out == held_out
         known = tuple(feed.sequences[user].before(int(held_out)) for user in rows.user[chosen])
         history, ratings = histories(known, length)
-        _, like = score(history, ratings, rows.item[chosen][:, None])
-        predicted[chosen] = like[:, 0]
+        scores = score(history, ratings, rows.item[chosen][:, None])
+        predicted[chosen] = scores["like"][:, 0]
     return predicted
 
 
@@ -132,7 +132,9 @@ def top_agreement(
     for start in range(0, len(history), 128):
         rows = slice(start, start + 128)
         tops = [
-            np.argsort(-score(history[rows], ratings[rows], candidates[rows])[0], axis=1)[:, :k]
+            np.argsort(-score(history[rows], ratings[rows], candidates[rows])[ENGAGE], axis=1)[
+                :, :k
+            ]
             for score in (first, second)
         ]
         overlap[rows] = [
@@ -148,6 +150,6 @@ def batch_dependence(score: Score, history: Ints, ratings: Ints, candidates: Int
     for row in range(len(history)):
         one = slice(row, row + 1)
         alone = score(history[one], ratings[one], candidates[one])
-        for whole, single in zip(together, alone, strict=True):
-            worst = max(worst, float(np.abs(whole[one] - single).max()))
+        for head, single in alone.items():
+            worst = max(worst, float(np.abs(together[head][one] - single).max()))
     return worst

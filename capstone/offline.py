@@ -6,39 +6,16 @@ The served feed must equal it; the load test checks that it does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capstone.data import Feed, Ints
 from capstone.rank_metrics import list_ndcg, ndcg, ranks
+from capstone.value import Floats, ValueWeights
 
-Floats = NDArray[np.floating]
-Score = Callable[[Ints, Ints, Ints], tuple[Floats, Floats]]
-"""(history [B, L], ratings [B, L], candidates [B, C]) -> p_engage, p_like, each [B, C]."""
-
-
-@dataclass(frozen=True)
-class ValueWeights:
-    """Weights of the value a feed maximises; outside the model, so they can change without it.
-
-    ``value = engage * P(next) + like * P(next) * P(like | next)``: both weights multiply
-    probabilities of what we want, so both must be positive.
-    """
-
-    engage: float = 1.0
-    like: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.engage <= 0 or self.like < 0:
-            raise ValueError(
-                f"value weights must reward engagement and likes, not {self.engage}, {self.like}"
-            )
-
-    def value(self, p_engage: Floats, p_like: Floats) -> Floats:
-        """Expected value of showing an item; same shape as its inputs."""
-        return p_engage * (self.engage + self.like * p_like)
+Score = Callable[[Ints, Ints, Ints], dict[str, Floats]]
+"""(history [B, L], ratings [B, L], candidates [B, C]) -> for each of ``HEADS`` [B, C]."""
 
 
 def candidates(scores: Floats, seen: NDArray[np.bool_], count: int) -> Ints:
@@ -63,8 +40,7 @@ def feeds(
     lists = []
     for start in range(0, feed.n_users, batch):
         rows = slice(start, start + batch)
-        p_engage, p_like = score(history[0][rows], history[1][rows], retrieved[rows])
-        value = weights.value(p_engage, p_like)
+        value = weights.value(score(history[0][rows], history[1][rows], retrieved[rows]))
         order = np.argsort(-value, axis=1, kind="stable")[:, :k]
         lists.append(np.take_along_axis(retrieved[rows], order, axis=1))
     return np.concatenate(lists)

@@ -16,18 +16,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from capstone.data import LIKE_FROM, Feed, Sequence, pad, prepare
-from capstone.models import Ranker, SequenceEncoder
+from capstone.data import Feed, Sequence, pad, prepare
+from capstone.models import Attention, Ranker, SequenceEncoder
+from capstone.ranking_loss import distilled_loss, ranker_loss, retrieval_loss
 from common.data import load as load_dataset
 from labs.lab1_fsdp_advanced import checkpoint
 from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
-from labs.lab5_distillation.distillation_loss import binary_distillation_loss, distillation_loss
 
 PROGRESS = "progress"
 PROGRESS_LINE = re.compile(rf"{PROGRESS} (\w+) (\d+) \d+ (-?\d+\.\d+)")
@@ -53,9 +52,11 @@ class Job:
     checkpoints: str
     precision: str = "fp32"
     dropout: float = 0.0
+    attention: Attention = "softmax"
     teacher: str = ""
     teacher_width: int = 0
     teacher_layers: int = 0
+    teacher_attention: Attention = "softmax"
     temperature: float = 2.0
     alpha: float = 0.5
 
@@ -124,70 +125,42 @@ def make_batch(
     return Batch(history, ratings_, nexts, next_ratings, float(lengths.sum()) / world)
 
 
-def retrieval_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Full-softmax cross-entropy of the next item, per token."""
-    logits = model(batch.history)
-    total = F.cross_entropy(
-        logits.flatten(0, 1), batch.nexts.flatten(), ignore_index=0, reduction="sum"
-    )
-    return total / batch.tokens
+def build_ranker(
+    feed: Feed, width: int, layers: int, length: int, attention: Attention, dropout: float
+) -> Ranker:
+    """An untrained ranker."""
+    return Ranker(
+        torch.from_numpy(feed.genres), width, length,
+        layers=layers, dropout=dropout, attention=attention,
+    )  # fmt: skip
 
 
-def ranker_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Next item (cross-entropy) plus liking it (binary cross-entropy), per token."""
-    engage, like = model(batch.history, batch.ratings, batch.nexts)
-    real = batch.nexts > 0
-    liked = (batch.next_ratings >= LIKE_FROM).float()
-    total = F.cross_entropy(engage[real], batch.nexts[real], reduction="sum")
-    total = total + F.binary_cross_entropy_with_logits(like[real], liked[real], reduction="sum")
-    return total / batch.tokens
+def build_encoder(
+    feed: Feed, width: int, layers: int, length: int, dropout: float
+) -> SequenceEncoder:
+    """An untrained retrieval encoder."""
+    return SequenceEncoder(feed.n_items, width, length, layers=layers, dropout=dropout)
 
 
-def distilled_loss(
-    teacher: Ranker, temperature: float, alpha: float
-) -> Callable[[nn.Module, Batch], Tensor]:
-    """Both heads learn from the frozen teacher's (lab 5) and from the labels, per token."""
-    teacher.eval().requires_grad_(False)
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        real = batch.nexts > 0
-        engage, like = model(batch.history, batch.ratings, batch.nexts)
-        with torch.no_grad():
-            teacher_engage, teacher_like = teacher(batch.history, batch.ratings, batch.nexts)
-        mean = distillation_loss(
-            engage[real], teacher_engage[real], batch.nexts[real],
-            temperature=temperature, alpha=alpha,
-        )  # fmt: skip
-        mean = mean + binary_distillation_loss(
-            like[real], teacher_like[real], batch.next_ratings[real] >= LIKE_FROM,
-            temperature=temperature, alpha=alpha,
-        )  # fmt: skip
-        return mean * (real.sum() / batch.tokens)
-
-    return loss
-
-
-def build_model(kind: Kind, feed: Feed, width: int, layers: int, length: int, dropout: float):  # type: ignore[no-untyped-def]
-    """An untrained model of the given kind."""
-    if kind == "retrieval":
-        return SequenceEncoder(feed.n_items, width, length, layers=layers, dropout=dropout)
-    return Ranker(torch.from_numpy(feed.genres), width, length, layers=layers, dropout=dropout)
-
-
-def load_ranker(path: Path, feed: Feed, width: int, layers: int, length: int) -> Ranker:
+def load_ranker(
+    path: Path,
+    feed: Feed,
+    width: int,
+    layers: int,
+    length: int,
+    attention: Attention = "softmax",
+) -> Ranker:
     """A trained ranker in evaluation mode."""
-    model = build_model("ranker", feed, width, layers, length, 0.0)
+    model = build_ranker(feed, width, layers, length, attention, 0.0)
     model.load_state_dict(load_file(path))
-    model.eval()
-    return model
+    return model.eval()
 
 
 def load_encoder(path: Path, feed: Feed, width: int, layers: int, length: int) -> SequenceEncoder:
     """A trained retrieval encoder in evaluation mode."""
-    model = build_model("retrieval", feed, width, layers, length, 0.0)
+    model = build_encoder(feed, width, layers, length, 0.0)
     model.load_state_dict(load_file(path))
-    model.eval()
-    return model
+    return model.eval()
 
 
 def train(jobs: Iterable[Job]) -> None:
@@ -201,10 +174,15 @@ def train(jobs: Iterable[Job]) -> None:
 
 def _train_one(job: Job, feed: Feed, ranks: Ranks) -> None:
     torch.manual_seed(job.seed)  # the same draft of the model on every rank
-    model = build_model(job.kind, feed, job.width, job.layers, job.max_length, job.dropout)
-    blocks = list(model.blocks)
+    size = (job.width, job.layers, job.max_length)
+    draft: SequenceEncoder | Ranker = (
+        build_encoder(feed, *size, job.dropout)
+        if job.kind == "retrieval"
+        else build_ranker(feed, *size, job.attention, job.dropout)
+    )
+    blocks = list(draft.blocks)
     model = shard(
-        model,
+        draft,
         Strategy(job.strategy),
         device=ranks.device,
         blocks=blocks,
@@ -252,8 +230,9 @@ def _loss(job: Job, feed: Feed, device: torch.device) -> Callable[[nn.Module, Ba
     if not job.teacher:
         return ranker_loss
     teacher = load_ranker(
-        Path(job.teacher), feed, job.teacher_width, job.teacher_layers, job.max_length
-    )
+        Path(job.teacher), feed, job.teacher_width, job.teacher_layers, job.max_length,
+        job.teacher_attention,
+    )  # fmt: skip
     return distilled_loss(teacher.to(device), job.temperature, job.alpha)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from capstone.models import RankCandidates, Ranker, SequenceEncoder
-from capstone.offline import ValueWeights, candidates, feeds
+from capstone.offline import candidates, feeds
+from capstone.value import HEADS, ValueWeights
 
 LENGTH = 12
 N_ITEMS = 40
@@ -58,7 +59,7 @@ def test_padding_is_never_recommended(ranker: Ranker, history: torch.Tensor) -> 
     assert (encoder(history)[..., 0] < -1e8).all()
     served = RankCandidates(ranker)
     zero = torch.zeros((4, 1), dtype=torch.long)
-    p_engage, _ = served(history, ratings_for(history), zero)
+    p_engage, *_ = served(history, ratings_for(history), zero)
     assert (p_engage == 0).all()
 
 
@@ -95,16 +96,11 @@ def test_a_score_does_not_depend_on_the_other_users(ranker: Ranker, history: tor
 
 def test_probabilities_of_the_catalogue_sum_to_one(ranker: Ranker, history: torch.Tensor) -> None:
     every = torch.arange(1, N_ITEMS + 1).repeat(4, 1)
-    p_engage, p_like = RankCandidates(ranker)(history, ratings_for(history), every)
+    p_engage, *reactions = RankCandidates(ranker)(history, ratings_for(history), every)
     assert torch.allclose(p_engage.sum(dim=1), torch.ones(4), atol=1e-5)
-    assert ((p_like > 0) & (p_like < 1)).all()
-
-
-def test_value_weights_must_reward_what_is_wanted() -> None:
-    with pytest.raises(ValueError, match="must reward"):
-        ValueWeights(engage=-1.0)
-    weights = ValueWeights(engage=1.0, like=2.0)
-    assert weights.value(np.array([0.5]), np.array([0.25]))[0] == pytest.approx(0.75)
+    for p in reactions:
+        assert p.shape == every.shape
+        assert ((p > 0) & (p < 1)).all()
 
 
 def test_candidates_are_the_best_unseen_items() -> None:
@@ -118,7 +114,7 @@ def test_the_feed_orders_candidates_by_value(feed) -> None:  # type: ignore[no-u
     zeros = np.zeros((feed.n_users, 1), dtype=np.int64)
 
     def score(history, ratings, items):  # type: ignore[no-untyped-def]
-        return items / 100.0, np.zeros(items.shape)
+        return dict.fromkeys(HEADS, items / 100.0)
 
     lists = feeds(feed, retrieved, (zeros, zeros), score, ValueWeights(), k=3)
     assert (lists == [20, 19, 18]).all()

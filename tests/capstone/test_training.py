@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from capstone.data import Feed
 from capstone.models import Ranker
-from capstone.training import Job, distilled_loss, make_batch, ranker_loss
+from capstone.ranking_loss import distilled_loss, ranker_loss, reaction_labels
+from capstone.training import Job, make_batch
 from common.launch import torchrun
 
 RANK_SCRIPT = """
@@ -20,7 +21,8 @@ import json, sys
 from pathlib import Path
 import torch
 from capstone.data import prepare
-from capstone.training import build_model, make_batch, ranker_loss
+from capstone.ranking_loss import ranker_loss
+from capstone.training import build_ranker, make_batch
 from common.data import load
 from labs.lab1_fsdp_advanced.distributed import leave, process_group
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
@@ -28,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 feed = prepare(load("ml-100k"))
 with process_group(sys.argv[3], seed=0) as ranks:
-    model = build_model("ranker", feed, 32, 1, 20, 0.0)
+    model = build_ranker(feed, 32, 1, 20, "softmax", 0.0)
     blocks = list(model.blocks)
     model = shard(model, Strategy(sys.argv[2]), device=ranks.device, blocks=blocks)
     batch = make_batch(feed.train, 3, batch_size=16, max_length=20, seed=0,
@@ -160,10 +162,11 @@ def test_the_ranker_loss_is_a_mean_over_real_tokens(feed: Feed) -> None:
         feed.train, 0, batch_size=8, max_length=20, seed=0,
         rank=0, world=1, device=torch.device("cpu"),
     )  # fmt: skip
-    engage, like = model(batch.history, batch.ratings, batch.nexts)
+    engage, reactions = model(batch.history, batch.ratings, batch.nexts)
+    labels = reaction_labels(batch.next_ratings)
     losses = [
         F.cross_entropy(engage[b, t], batch.nexts[b, t])
-        + F.binary_cross_entropy_with_logits(like[b, t], (batch.next_ratings[b, t] >= 4).float())
+        + F.binary_cross_entropy_with_logits(reactions[b, t], labels[b, t], reduction="sum")
         for b, t in torch.nonzero(batch.nexts).tolist()
     ]
     assert ranker_loss(model, batch).item() == pytest.approx(

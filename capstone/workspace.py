@@ -120,6 +120,10 @@ class Workspace:
                 )
         return self.folder / name
 
+    def identity(self, name: str) -> str | None:
+        """Which run of a stage left its folder; None when there is none."""
+        return str(self._record(name)["id"]) if self.has(name) else None
+
     def _record(self, name: str) -> dict[str, Any]:
         path = self.folder / name / RECORD
         try:

@@ -1,0 +1,94 @@
+"""A run that was killed goes on where it was, with everything that its stages had measured."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from capstone.config import SCALES
+from capstone.unfinished import Unfinished
+from capstone.workspace import Workspace
+from common.options import RunOptions
+from common.results import Results
+from common.runner import Run
+
+
+def make_run(folder: Path) -> Run:
+    (folder / "figures").mkdir(parents=True)
+    results = Results(
+        lab="capstone", scale="smoke", device="cpu", procs=1, seed=0, mine=False,
+        config=SCALES["smoke"], hardware={}, versions={},
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    return Run(RunOptions(), results, folder, folder)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "out", "smoke", 0, False, SCALES["smoke"])
+
+
+def record(run: Run, unfinished: Unfinished, space: Workspace) -> None:
+    run.metric("before.stage", 1.0, unit="x")
+    with unfinished.stage("train", run), run.stage("doc", key="train"):
+        with space.stage("train") as folder:
+            (folder / "weights").write_text("w")
+        run.metric("a.b", 0.5, unit="ratio", n=3, ci95=(0.25, 0.75), how="so")
+        run.metric("none", None, unit="ratio", reason="no GPU")
+        run.unmeasured("C.x", "too small")
+        run.note("a note")
+        run.figure("loss", Figure(figsize=(1, 1)), caption="a figure")
+        (run.dir / "logs").mkdir()
+        (run.dir / "logs" / "a.log").write_text("line")
+
+
+def test_a_finished_stage_is_replayed_into_another_run(tmp_path: Path, space: Workspace) -> None:
+    """Metrics, intervals, reasons, notes, figures and files of the killed run are in the next."""
+    first = make_run(tmp_path / "first")
+    record(first, Unfinished(space, {"seed": 0}), space)
+    again, second = Unfinished(space, {"seed": 0}), make_run(tmp_path / "second")
+    assert again.finished("train")
+    assert not again.finished("distill")
+    again.replay("train", second)
+    for name in ("a.b", "none", "time.train_s"):
+        assert second.results.metrics[name] == first.results.metrics[name], name
+    assert "before.stage" not in second.results.metrics
+    assert second.results.unmeasured == {"C.x": "too small"}
+    assert second.notes == ["a note"]
+    assert [figure.caption for figure in second.figures] == ["a figure"]
+    assert second.figures[0].path.is_file()
+    assert (second.dir / "logs" / "a.log").read_text() == "line"
+
+
+def test_other_options_begin_anew(tmp_path: Path, space: Workspace) -> None:
+    """A run with another seed or epoch count is another run."""
+    record(make_run(tmp_path / "first"), Unfinished(space, {"seed": 0}), space)
+    assert not Unfinished(space, {"seed": 1}).finished("train")
+
+
+def test_a_stage_whose_artefact_was_replaced_is_not_finished(
+    tmp_path: Path, space: Workspace
+) -> None:
+    """Its figures would describe weights that no longer exist."""
+    record(make_run(tmp_path / "first"), Unfinished(space, {}), space)
+    with space.stage("train"):
+        pass
+    assert not Unfinished(space, {}).finished("train")
+
+
+def test_a_stage_that_failed_is_not_finished(tmp_path: Path, space: Workspace) -> None:
+    unfinished, run = Unfinished(space, {}), make_run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), unfinished.stage("load", run):
+        raise KeyboardInterrupt
+    assert not unfinished.finished("load")
+
+
+def test_nothing_is_left_of_a_run_that_ended(tmp_path: Path, space: Workspace) -> None:
+    unfinished = Unfinished(space, {})
+    record(make_run(tmp_path / "run"), unfinished, space)
+    unfinished.clear()
+    assert not Unfinished(space, {}).finished("train")
+    assert not (space.folder / "unfinished").exists()

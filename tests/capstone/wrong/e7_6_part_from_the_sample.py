@@ -1,0 +1,15 @@
+"""Takes P(any) from the sample, uncorrected, so the part that was kept is far too large."""
+
+import numpy as np
+
+
+def corrected_heads(probabilities, share):
+    check_share(share)
+    if ANY not in probabilities:
+        raise InputError(f"heads {sorted(probabilities)} lack {ANY!r}, by which rows were kept")
+    anything = np.asarray(probabilities[ANY], dtype=np.float64)
+    part = anything + share * (1 - anything)
+    return {
+        head: np.minimum(np.asarray(p, dtype=np.float64) * part, 1.0)
+        for head, p in probabilities.items()
+    }

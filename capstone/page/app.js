@@ -39,6 +39,13 @@ async function call(method, path, body) {
 const number = (value, digits = 3) => Number(value).toPrecision(digits).replace(/e\+?/, "e");
 const percent = (p) => (p >= 0.1 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toPrecision(2)} %`);
 
+function eventId() {
+  // randomUUID needs https or localhost; behind a plain address the random bytes do as well.
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"))
+    .join("");
+}
+
 function heads(item) {
   const box = element("div", { class: "heads" });
   for (const [head, p] of Object.entries(item.heads)) {
@@ -126,7 +133,7 @@ async function react(item, reaction) {
   state.busy = true;
   try {
     await call("POST", "/events", {
-      event_id: crypto.randomUUID(), request_id: state.request, user_id: state.user,
+      event_id: eventId(), request_id: state.request, user_id: state.user,
       item_id: item.item_id, reaction,
     });
     const before = state.shown;

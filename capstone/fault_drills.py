@@ -1,0 +1,269 @@
+"""Break the live service under load, on purpose, and say what its users saw.
+
+Each drill sends feeds in an open loop, breaks something, mends it, and reports the service-level
+numbers before, during and after, beside two counts that must be zero: acknowledged reactions that
+are not in the log, and answers of status 5xx beyond the declared budget. A fallback feed is no
+error: it is what the service promises when a part of it is away.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from labs.lab4_model_serving.load_generator import load_http, poisson_schedule
+from labs.lab4_model_serving.load_result import LoadResult
+
+BUDGET = 0.001
+"""Share of the feeds of a drill that may be answered with 5xx, or not at all."""
+EVENT_EVERY_S = 0.1
+PHASES = ("before", "during", "after")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something to break: ``inject`` breaks it, ``heal`` mends it; both return at once.
+
+    ``heal`` may do nothing where the service recovers by itself; ``note`` says what happens.
+    """
+
+    name: str
+    inject: Callable[[], object]
+    heal: Callable[[], object]
+    note: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Feeds of one phase: how many, how fast, and what they were."""
+
+    name: str
+    n: int
+    errors: int
+    fallbacks: int
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def fallback_share(self) -> float:
+        return self.fallbacks / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What a drill showed.
+
+    Attributes
+    ----------
+    errors
+        Feeds answered with 5xx or not at all.
+    acknowledged, refused
+        Reactions that the service took (the client has its answer), and those it refused.
+    lost
+        Acknowledged reactions that are not in the log afterwards.
+    recovered_s
+        Seconds from the mending to the last feed that was an error or a fallback; 0 when there was
+        none after it.
+    """
+
+    fault: str
+    note: str
+    phases: tuple[Phase, ...]
+    errors: int
+    acknowledged: int
+    refused: int
+    lost: int
+    recovered_s: float
+
+    @property
+    def requests(self) -> int:
+        return sum(phase.n for phase in self.phases)
+
+    @property
+    def error_share(self) -> float:
+        return self.errors / self.requests
+
+    @property
+    def within_budget(self) -> bool:
+        return self.error_share <= BUDGET
+
+
+@dataclass
+class _Answers:
+    """Status and kind of each answered feed, by its number."""
+
+    status: NDArray[np.int64]
+    fallback: NDArray[np.bool_]
+
+    def take(self, i: int, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status[i] = status
+        self.fallback[i] = b'"fallback":null' not in body
+
+
+@dataclass
+class _Reactions:
+    """Posts reactions from a thread of its own until it is stopped."""
+
+    url: str
+    headers: Mapping[str, str]
+    users: Sequence[int]
+    n_items: int
+    seed: int
+    acknowledged: list[str] = field(default_factory=list)
+    refused: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        with httpx.Client(headers=dict(self.headers), trust_env=False, timeout=3) as client:
+            while not self.stop.wait(EVENT_EVERY_S):
+                event = uuid.uuid4().hex
+                body = {
+                    "event_id": event,
+                    "request_id": "drill",
+                    "user_id": int(rng.choice(self.users)),
+                    "item_id": int(rng.integers(1, self.n_items + 1)),
+                    "reaction": "click",
+                }
+                try:
+                    answer = client.post(f"{self.url}/events", json=body)
+                except httpx.TransportError:
+                    self.refused += 1
+                    continue
+                if answer.status_code in (200, 201, 202):
+                    self.acknowledged.append(event)
+                else:
+                    self.refused += 1
+
+
+def run_drill(
+    url: str,
+    headers: Mapping[str, str],
+    fault: Fault,
+    logged: Callable[[], Collection[str]],
+    *,
+    users: Sequence[int],
+    n_items: int,
+    rate: float,
+    seconds: tuple[float, float, float],
+    k: int = 20,
+    seed: int = 0,
+) -> Drill:
+    """Load the service through one fault.
+
+    Parameters
+    ----------
+    url, headers
+        Of the gateway, with its token.
+    logged
+        Event ids in the log, read after the drill.
+    users
+        Who asks for feeds and reacts.
+    rate
+        Feeds a second (Poisson arrivals, open loop).
+    seconds
+        Before the fault, during it, and after it is mended.
+
+    Raises
+    ------
+    Exception
+        What breaking or mending raised.
+    """
+    before, during, after = seconds
+    schedule = poisson_schedule(rate, before + during + after, seed)
+    drawn = np.random.default_rng(seed).choice(np.asarray(users), 512)
+    bodies = [json.dumps({"user_id": int(user), "k": k}).encode() for user in drawn]
+    answers = _Answers(np.zeros(len(schedule), np.int64), np.zeros(len(schedule), bool))
+    reactions = _Reactions(url, headers, users, n_items, seed)
+    failures: list[BaseException] = []
+    began = time.perf_counter()
+
+    def operate() -> None:
+        try:
+            _sleep_until(began + before)
+            fault.inject()
+            _sleep_until(began + before + during)
+            fault.heal()
+        except BaseException as error:  # raised again below, in the caller's thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=operate), threading.Thread(target=reactions.run)]
+    for thread in threads:
+        thread.start()
+    try:
+        result = load_http(
+            f"{url}/feed", bodies, schedule, headers=headers, timeout=2.0, on_answer=answers.take
+        )
+    finally:
+        threads[0].join()
+        reactions.stop.set()
+        threads[1].join()
+    if failures:
+        raise failures[0]
+    lost = set(reactions.acknowledged) - set(logged())
+    return describe(
+        fault, result, answers.status, answers.fallback, (before, before + during),
+        acknowledged=len(reactions.acknowledged), refused=reactions.refused, lost=len(lost),
+    )  # fmt: skip
+
+
+def describe(
+    fault: Fault,
+    result: LoadResult,
+    status: NDArray[np.int64],
+    fallback: NDArray[np.bool_],
+    edges: tuple[float, float],
+    *,
+    acknowledged: int,
+    refused: int,
+    lost: int,
+) -> Drill:
+    """The drill's numbers from its answers.
+
+    Parameters
+    ----------
+    status, fallback : [n]
+        Of each feed; status 0 where there was no answer.
+    edges
+        Seconds of the run at which the fault began and was mended.
+    """
+    assert result.schedule is not None
+    due = result.schedule
+    failed = np.isinf(result.latencies)
+    bad = failed | (status >= 500) | (status == 0)
+    phase_of = np.searchsorted(np.asarray(edges), due, side="right")
+    phases = []
+    for number, name in enumerate(PHASES):
+        rows = phase_of == number
+        ms = 1000 * result.counted[rows]
+        quantiles = np.quantile(ms, [0.5, 0.99]) if len(ms) else np.array([np.nan, np.nan])
+        fallbacks = int((fallback & ~bad)[rows].sum())
+        phases.append(
+            Phase(
+                name, int(rows.sum()), int(bad[rows].sum()), fallbacks,
+                float(quantiles[0]), float(quantiles[1]),
+            )
+        )  # fmt: skip
+    troubled = due[(bad | fallback) & (due >= edges[1])]
+    return Drill(
+        fault=fault.name,
+        note=fault.note,
+        phases=tuple(phases),
+        errors=int(bad.sum()),
+        acknowledged=acknowledged,
+        refused=refused,
+        lost=lost,
+        recovered_s=float(troubled.max() - edges[1]) if len(troubled) else 0.0,
+    )
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.perf_counter()))

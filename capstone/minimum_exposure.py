@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from capstone.catalogue import Catalogue
 from common.errors import require
-from labs.lab3_fairness.fair_ranking import fair_top_k, proportional_targets
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -59,7 +58,16 @@ def is_protected(creator: Ints, protected: tuple[int, ...]) -> Bools:
 
 
 @lru_cache(maxsize=64)
-def _targets(k: int, share: float) -> Ints:
+def prefix_targets(k: int, share: float) -> Ints:
+    """Lab 3's targets, remembered: at least ``floor(share * i)`` among the first i, [k].
+
+    Raises
+    ------
+    InputError
+        For k below 1, or a share outside 0 to 1.
+    """
+    from labs.lab3_fairness.fair_ranking import proportional_targets  # with all of scipy.stats
+
     targets = proportional_targets(k, share)
     targets.setflags(write=False)
     return targets
@@ -81,7 +89,9 @@ def with_minimum_exposure(protected: Bools, k: int, share: float) -> NDArray[np.
     -------
     [k] positions of the given order, new order first to last.
     """
+    from labs.lab3_fairness.fair_ranking import fair_top_k
+
     # The order itself is the score: it is what diversity and decay have made of the values.
     scores = -np.arange(len(protected), dtype=np.float64)
-    targets = np.minimum(_targets(k, share), int(protected.sum()))
+    targets = np.minimum(prefix_targets(k, share), int(protected.sum()))
     return fair_top_k(scores, protected, targets)

@@ -21,7 +21,7 @@ from capstone import diversity, exploration
 from capstone.api import Slot
 from capstone.catalogue import Catalogue
 from capstone.creator_decay import check_decay, decay
-from capstone.minimum_exposure import is_protected, with_minimum_exposure
+from capstone.minimum_exposure import is_protected, prefix_targets, with_minimum_exposure
 from capstone.visibility import backfill
 from common.errors import InputError, require
 
@@ -78,7 +78,9 @@ class RerankConfig:
         weight, share = self.diversity_weight, self.min_exposure
         require(0 <= weight < 1, "diversity_weight", weight, "must be at least 0 and below 1")
         check_decay(self.creator_factor, self.creator_floor)
-        require(0 <= share <= 1, "min_exposure", share, "must be 0 to 1")
+        if share != 0:
+            # Checks the share; and what it imports is not left to the first request.
+            prefix_targets(1, share)
         require(
             share == 0 or len(self.protected_creators) > 0,
             "min_exposure", share, "must be 0 without protected_creators", "name the creators",

@@ -1,117 +1,172 @@
-"""An A/B test of two bundles on simulated users, through the live service."""
+"""An A/B test of two bundles through the live service, on simulated people.
+
+    everybody asks the gateway -> it assigns, serves and logs -> people react in the simulated world
+    -> Parquet -> lab 6: checks, sample ratio, CUPED, test, guardrails, decision -> beside the truth
+
+Assignment, feeds, latencies and fallbacks are the service's; people and reactions are simulated
+(`capstone.world`), so the true effect is known, and the interval can be seen to hold it or not.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 
-from capstone.data import Feed, Ints
-from capstone.serving import Service
-from capstone.world import build_world, pre_period_clicks
-from common.errors import RunError
-from common.progress import Progress
-from labs.lab6_online_eval.significance import Comparison, compare
-from labs.lab6_online_eval.srm import SrmResult, srm_test
+from capstone.experiment_log import (
+    Exposed,
+    Ints,
+    before_sessions,
+    respond,
+    write_log,
+)
+from capstone.experiment_requests import (
+    K,
+    Service,
+    ask,
+    exposed_units,
+    reaction_events,
+    served_lists,
+)
+from capstone.world import Responses, World
+from common.errors import require
+from labs.lab6_online_eval.analyze import Analysis, MetricResult, analyze
+from labs.lab6_online_eval.experiment import Experiment, read_experiment
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+SUCCESS = "clicks_per_session"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the experiment found. ``plain`` is Welch's test, ``cuped`` the same with CUPED."""
+    """What an experiment found, and what is true in the simulated world.
 
-    srm: SrmResult
-    plain: Comparison
-    cuped: Comparison
+    Attributes
+    ----------
+    analysis
+        Lab 6's, from the log.
+    truth
+        True effect of the treatment's feeds on ``clicks``, ``long_views``, ``hides``, ``shares``
+        and ``utility`` a session, the mean over users and over the experiment's days.
+    exposed, reactions
+        What was shown, and what people did with it.
+    lists
+        Int [arms, n_users, K]: the feed of every user in every arm.
+    log
+        Folder of the log.
+    posted
+        Reactions that the service acknowledged.
+    """
+
+    analysis: Analysis
+    truth: dict[str, float]
+    exposed: Exposed
+    reactions: Responses
+    lists: Ints
+    log: Path
+    posted: int
+
+    @property
+    def success(self) -> MetricResult | None:
+        """The success metric; None when the analysis was refused."""
+        return self.metric(SUCCESS)
+
+    def metric(self, name: str) -> MetricResult | None:
+        """One metric's result; None when it was refused."""
+        results = self.analysis.arms[0].results
+        return next((each for each in results if each.metric.name == name), None)
+
+    @property
+    def holds_truth(self) -> bool:
+        """Whether the interval of the success metric holds the true effect."""
+        found = self.success
+        return found is not None and found.effect.low <= self.truth["clicks"] <= found.effect.high
+
+    def fallback_share(self, arm: int) -> float:
+        """Share of an arm's feeds that were the fallback feed."""
+        return float(self.exposed.fallback[self.exposed.arm == arm].mean())
+
+    def score_p99_ms(self, arm: int) -> float:
+        """99th percentile of an arm's score stage."""
+        return float(np.quantile(self.exposed.score_ms[self.exposed.arm == arm], 0.99))
+
+
+def load_experiment(name: str = "teacher") -> Experiment:
+    """One of the files in ``capstone/experiments``."""
+    return read_experiment(EXPERIMENTS / f"{name}.toml")
 
 
 def run_experiment(
     service: Service,
-    feed: Feed,
+    world: World,
+    experiment: Experiment,
     *,
     users: int,
-    weights: tuple[float, float],
     seed: int,
+    folder: Path,
+    n_people: int = 943,
     in_flight: int = 8,
+    react: bool = False,
+    lists: Ints | None = None,
 ) -> Outcome:
-    """Send every simulated user through the service once and analyse what they clicked.
+    """Send ``users`` simulated units through the service once each and analyse what they did.
 
-    The service assigns the variant from the unit's id (lab 6) and serves that bundle's feed; the
-    click behaviour is :class:`capstone.world.World`.
+    Each unit has an id of its own and the taste and history of a user drawn with replacement. The
+    service assigns the arm from the id by lab 6's hash; the gateway's experiment must have the
+    name and the weights of ``experiment``, or its sample ratio will not fit.
+
+    Parameters
+    ----------
+    folder
+        Receives the log; must not have one.
+    n_people
+        Users 1 to this number.
+    in_flight
+        Requests at a time.
+    react
+        Whether reactions are posted to ``/events``. Then they change the users' histories, which
+        units of both arms share: the arms are no longer independent, and the truth is only near.
+    lists
+        Int [arms, n_people, K], to spare asking for every user's feed in every arm.
 
     Raises
     ------
     RunError
-        When a request fails: a missing user would bias the comparison.
+        When a request fails: a missing unit would bias the comparison.
     """
+    require(users >= 100, "users", users, "must be at least 100", "try 3000")
     rng = np.random.default_rng(seed)
-    people = rng.integers(0, feed.n_users, users)
-    with Progress("simulated users", users) as bar:
-        variants, lists = asyncio.run(_serve(service, people, in_flight, bar))
-    world = build_world(feed)
-    covariate = pre_period_clicks(world, people, feed, rng)
-    clicks = world.clicks(people, lists, rng).astype(float)
-    control, treatment = variants == 0, variants == 1
+    arms = len(experiment.arms)
+    if lists is None:
+        lists = served_lists(service, n_people, arms, in_flight=in_flight)
+    people = rng.integers(0, n_people, users)
+    unit_ids = np.array([f"simulated-{seed}-{number}" for number in range(users)])
+    bodies = [
+        {"user_id": int(person) + 1, "k": K, "unit_id": str(unit)}
+        for person, unit in zip(people, unit_ids, strict=True)
+    ]
+    answers = ask(service, "/feed", bodies, what="simulated users", in_flight=in_flight)
+    exposed = exposed_units(answers, people, unit_ids, experiment.days * rng.random(users))
+    reactions = respond(world, people, exposed.lists, exposed.day, rng)
+    posted = 0
+    if react:
+        events = reaction_events(answers, exposed, reactions)
+        posted = len(ask(service, "/events", events, what="reactions", in_flight=in_flight))
+    before = before_sessions(world, exposed, lists[0], experiment.before_days, rng)
+    write_log(exposed, reactions, before, experiment, folder)
     return Outcome(
-        srm=srm_test(exposed_units(service.exposures), weights),
-        plain=compare(clicks[control], clicks[treatment]),
-        cuped=compare(
-            clicks[control],
-            clicks[treatment],
-            control_covariate=covariate[control],
-            treatment_covariate=covariate[treatment],
-        ),
+        analysis=analyze(experiment, folder),
+        truth=true_effect(world, lists[0], lists[1], experiment.days),
+        exposed=exposed,
+        reactions=reactions,
+        lists=lists,
+        log=folder,
+        posted=posted,
     )
 
 
-def exposed_units(log: Path, arms: int = 2) -> list[int]:
-    """Units of each arm that the service says it exposed: what a sample ratio check must count.
-
-    A unit that was shown both arms counts in both, and so shows as a mismatch of the total.
-    """
-    units: list[set[str]] = [set() for _ in range(arms)]
-    with log.open(encoding="utf-8") as stream:
-        for line in stream:
-            row = json.loads(line)
-            units[row["variant"]].add(row["unit_id"])
-    return [len(arm) for arm in units]
-
-
-async def _serve(
-    service: Service, people: Ints, in_flight: int, bar: Progress
-) -> tuple[Ints, Ints]:
-    variants = np.zeros(len(people), dtype=np.int64)
-    lists = np.zeros((len(people), 10), dtype=np.int64)
-    pending = iter(enumerate(people))
-    done = 0
-
-    async with aiohttp.ClientSession(headers=service.headers, trust_env=False) as client:
-
-        async def worker() -> None:
-            nonlocal done
-            for number, person in pending:
-                body = {"user_id": int(person) + 1, "k": 10, "unit_id": f"simulated-{number}"}
-                async with client.post(f"{service.url}/feed", json=body) as answer:
-                    if answer.status != 200:
-                        raise RunError(
-                            f"simulated user {number}: the service answered {answer.status}: "
-                            f"{(await answer.text())[:200]}"
-                        )
-                    served = await answer.json()
-                variants[number] = served["variant"]
-                lists[number] = [item["item_id"] for item in served["items"]]
-                done += 1
-                bar.update(done)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(in_flight):
-                    group.create_task(worker())
-        except* aiohttp.ClientError as errors:
-            raise RunError(f"the service went away: {errors.exceptions[0]!r}") from errors
-        except* RunError as errors:
-            raise errors.exceptions[0] from errors
-    return variants, lists
+def true_effect(world: World, control: Ints, treatment: Ints, days: int) -> dict[str, float]:
+    """The world's effect of the lists on each mean count a session, over users and days."""
+    found = [world.true_effect(control, treatment, day=day) for day in range(days)]
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}

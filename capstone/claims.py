@@ -1,0 +1,83 @@
+"""What a run of the capstone claims, and the stage that measures it."""
+
+from __future__ import annotations
+
+from common.runner import Claim
+
+GOAL_FEEDS = 500.0
+ASKED_FEEDS = 200.0
+ONE_BILLION = 1_000_000_000
+
+
+def _claim(id: str, claim: str, metric: str, op: str, target: float) -> Claim:
+    return Claim(id, claim, metric=metric, op=op, target=target)
+
+
+MODEL = (
+    _claim("C.system", "the served feed's NDCG@10 is at least .088 (full catalogue, frozen split)",
+           "system.ndcg_at_10", ">=", 0.088),
+    _claim("C.system_goal", "goal: .095", "system.ndcg_at_10", ">=", 0.095),
+    _claim("C.retrieval", "retrieval beats EASE in NDCG@10: the paired gain's interval is above 0",
+           "retrieval.gain_over_ease.low", ">", 0.0),
+    _claim("C.ranker", "ranker's AUC on the random 8:1:1 split is at least .79",
+           "random_split.auc", ">=", 0.79),
+    _claim("C.ranker_goal", "goal: .80", "random_split.auc", ">=", 0.80),
+    _claim("C.student_ndcg", "the INT8 student keeps 98 % of the teacher's NDCG@10",
+           "student.int8_ndcg_retention", ">=", 0.98),
+    _claim("C.student_auc", "the INT8 student keeps 99 % of the teacher's AUC",
+           "student.int8_auc_retention", ">=", 0.99),
+    _claim("C.gates", "the champion passed every gate before it was registered",
+           "gates.failed", "==", 0),
+    _claim("C.isolation", "a score depends on no other candidate: largest change at most 1e-6",
+           "impressions.isolation_max_change", "<=", 1e-6),
+    _claim("C.billion", "1B+ parameters trained on the simulated world",
+           "impressions.parameters", ">=", ONE_BILLION),
+)  # fmt: skip
+SERVICE = (
+    _claim("C.parity", "the service returns the feed the models were judged on (top 10 overlap)",
+           "serving.offline_agreement", ">=", 0.99),
+    _claim("C.feeds", f"{ASKED_FEEDS:.0f} feeds/s for 60 s: p99 under 50 ms",
+           "serving.asked_p99_ms", "<", 50.0),
+    _claim("C.feeds_rate", f"and all were answered: {ASKED_FEEDS:.0f}/s within 2 %",
+           "serving.asked_rate", ">=", 0.98 * ASKED_FEEDS),
+    _claim("C.feeds_goal", f"goal: {GOAL_FEEDS:.0f} feeds/s with p99 under 50 ms",
+           "serving.qps", ">=", GOAL_FEEDS),
+    _claim("C.stages", "the stages' latencies add up to the total within 5 %",
+           "serving.stage_sum_error", "<=", 0.05),
+    _claim("C.budget", "no drill gives 5xx beyond the declared 0.1 %",
+           "drills.over_budget", "==", 0),
+    _claim("C.events", "no acknowledged reaction is lost in any drill", "drills.lost", "==", 0),
+    _claim("C.rollback", "a poisoned candidate is rolled back by itself",
+           "drills.rolled_back", "==", 1),
+    _claim("C.page", "in a browser, reacting to an item changes the next feed",
+           "page.changed_feeds", ">=", 1),
+)  # fmt: skip
+EVIDENCE = (
+    _claim("C.srm", "the experiment's arms have the sizes they were given (SRM p above .001)",
+           "experiment.srm_p", ">", 0.001),
+    _claim("C.truth", "the A/B interval covers the simulated world's true effect",
+           "experiment.truth_inside", "==", 1),
+    _claim("C.aa", "A/A stays quiet: false positives within the binomial interval of 5 %",
+           "aa.excess", "<=", 0.0),
+    _claim("C.harm", "a harmful arm is stopped by a guardrail in 95 % of the rollouts",
+           "rollout.harmful_stopped", ">=", 0.95),
+    _claim("C.interleaving", "interleaving agrees with the A/B test's sign",
+           "interleaving.agrees", "==", 1),
+)  # fmt: skip
+CLAIMS = MODEL + SERVICE + EVIDENCE
+STAGE_OF = {
+    "C.system": "export", "C.system_goal": "export", "C.retrieval": "train",
+    "C.ranker": "auc", "C.ranker_goal": "auc",
+    "C.student_ndcg": "export", "C.student_auc": "export", "C.gates": "register",
+    "C.isolation": "impressions", "C.billion": "impressions",
+    "C.parity": "load", "C.feeds": "load", "C.feeds_rate": "load", "C.feeds_goal": "load",
+    "C.stages": "load", "C.budget": "drills", "C.events": "drills", "C.rollback": "drills",
+    "C.page": "page", "C.srm": "experiment", "C.truth": "experiment", "C.aa": "evidence",
+    "C.harm": "evidence", "C.interleaving": "experiment",
+}  # fmt: skip
+"""The stage that measures each claim."""
+TRAINED = (
+    "C.system", "C.system_goal", "C.retrieval", "C.ranker", "C.ranker_goal", "C.student_ndcg",
+    "C.student_auc", "C.gates",
+)  # fmt: skip
+"""Claims about trained models, which a smoke run of a few epochs cannot show."""

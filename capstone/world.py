@@ -8,7 +8,7 @@ creators and drift are invented constants, all of them below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -30,7 +30,7 @@ HEADS = ("click", "long_view", "hide", "share")
 CLICK_ON_CHOSEN = 0.15
 """Mean P(click | examined) of a film that the user really chose to watch (invented)."""
 ACTIVITY_IN_CLICKS = 0.5
-"""Share of a user's log activity that makes them click more; the rest makes them come more often."""
+"""Share of a user's log activity that makes them click more; the rest makes them come often."""
 HIDE_PER_DISLIKE = 0.08
 """P(hide | examined, not clicked) of a film that the user would surely rate <= 2 (invented)."""
 FRESHNESS, FRESH_DAYS = 0.8, 7.0
@@ -228,6 +228,26 @@ class World:
         before, after = (self.expected(each, day, users) for each in (control, treatment))
         return {name: float((after[name] - before[name]).mean()) for name in before}
 
+    def ratings(self, users: Ints, items: Ints) -> tuple[Floats, Floats, Floats]:
+        """P(rating <= 2), P(>= 4), P(5) if they watched it: users [n], items [n, k] -> [n, k]."""
+        return self._ratings(self.traits(users), self.features(items))
+
+    def resized(self, n_users: int, n_items: int, n_new_items: int) -> World:
+        """The same world with other numbers of generated people and items."""
+        return replace(self, n_users=n_users, n_items=n_items, n_new_items=n_new_items)
+
+    def _ratings(
+        self, traits: NDArray[np.float32], features: NDArray[np.float32]
+    ) -> tuple[Floats, Floats, Floats]:
+        mean, weight, spread, three, four, five = self.satisfaction
+        taste = np.einsum("nr,nkr->nk", traits[:, :RANK], features[..., :RANK])
+        level = mean + traits[:, RANK + 1, None] + features[..., RANK] + weight * taste
+        return (
+            ndtr((three - level) / spread),
+            ndtr((level - four) / spread),
+            ndtr((level - five) / spread),
+        )
+
     def _whims(self, users: Ints, items: Ints) -> NDArray[np.float64]:
         """A number of mean 0 and variance 1 for each pair [n, k]: three uniforms of one hash."""
         bits = hash64(self.seed, _PAIR, (users[:, None] << 32) + items)
@@ -237,9 +257,7 @@ class World:
     def _block(self, users: Ints, items: Ints, day: int) -> dict[str, Floats]:
         traits, features = self.traits(users), self.features(items)
         item_drift, taste_drift = self.drift(day)
-        mean, weight, spread, *thresholds = self.satisfaction
         tastes = features[..., :RANK]
-        taste = np.einsum("nr,nkr->nk", traits[:, :RANK], tastes)
         moved = np.einsum("nr,nkr->nk", traits[:, :RANK] + taste_drift.astype(np.float32), tastes)
         age = np.maximum(day - self.appeared(items), 0.0)
         logit = (
@@ -250,11 +268,7 @@ class World:
             + FRESHNESS * np.exp(-age / FRESH_DAYS)
             + WHIM * self._whims(users, items)
         )
-        level = mean + traits[:, RANK + 1, None] + features[..., RANK] + weight * taste
-        dislike, like, love = (
-            ndtr(sign * (level - threshold) / spread)
-            for sign, threshold in zip((-1, 1, 1), thresholds, strict=True)
-        )
+        dislike, like, love = self._ratings(traits, features)
         real = items > 0
         click = expit(logit) * real
         return {
@@ -300,7 +314,7 @@ def build_world(
         slope=found.slope,
         satisfaction=np.array([found.mean, found.taste_weight, found.spread, *found.thresholds]),
         count=found.count,
-        activity=np.exp(found.activity),
+        activity=chosen.sum(axis=1).astype(float),
         creator=simulated_creators(feed.n_items),
         creator_effect=np.concatenate([[0.0], CREATOR_SPREAD * rng.standard_normal(N_CREATORS)]),
         born=-OLDEST * (1 - (order + 1) / feed.n_items),

@@ -104,10 +104,13 @@ def fit(feed: Feed, sequences: tuple[Sequence, ...]) -> Fit:
     mean -= taste_weight * float(taste[user, item].mean())
     satisfaction = mean + user_level[user] + item_level[item] + taste_weight * taste[user, item]
     spread = float((rating - satisfaction).std())
+    thresholds = np.array(
+        [_threshold(satisfaction, spread, float((rating >= r).mean())) for r in (3, 4, 5)]
+    )
     return Fit(
         user_taste, item_taste, slope, intercept, activity, chosen.sum(axis=0),
         user_level, item_level, mean, taste_weight, spread,
-        np.array([_threshold(satisfaction, spread, float((rating >= r).mean())) for r in (3, 4, 5)]),
+        thresholds,
     )  # fmt: skip
 
 

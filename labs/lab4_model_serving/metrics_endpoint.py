@@ -12,23 +12,32 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
 from common.ports import LOOPBACK
-from labs.lab4_model_serving.serving_metrics import ServingMetrics
+
+
+class Exposed(Protocol):
+    """What has metrics to show, such as ``ServingMetrics``."""
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The body of ``/metrics`` and its content type."""
 
 
 @contextmanager
 def metrics_endpoint(
-    metrics: ServingMetrics, *, port: int = 0, token: str | None = None
+    metrics: Exposed, *, port: int = 0, token: str | None = None, host: str = LOOPBACK
 ) -> Iterator[str]:
     """Answer ``GET /metrics`` until the block ends.
 
     Parameters
     ----------
     port
-        On 127.0.0.1; 0 picks a free one.
+        0 picks a free one.
     token
         Bearer token that a scrape must carry; None asks for none.
+    host
+        Address to listen on; another than loopback is for a container, whose network is its own.
 
     Yields
     ------
@@ -58,12 +67,12 @@ def metrics_endpoint(
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer((LOOPBACK, port), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="metrics")
     thread.start()
     try:
-        yield f"{LOOPBACK}:{server.server_port}"
+        yield f"{host}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

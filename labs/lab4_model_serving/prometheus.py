@@ -150,7 +150,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(
-    targets: Sequence[str],
+    targets: Sequence[str] | Mapping[str, Sequence[str]],
     *,
     folder: Path,
     rules: Sequence[Path] = (),
@@ -158,13 +158,16 @@ def prometheus(
     token: str | None = None,
     history: str = "",
     start_timeout: float = 30,
+    alertmanagers: Sequence[str] = (),
+    port: int = 0,
 ) -> Iterator[Prometheus]:
     """Run Prometheus until the block ends.
 
     Parameters
     ----------
     targets
-        ``"host:port"`` of servers with ``/metrics``; they get the label ``job="serving"``.
+        ``"host:port"`` of servers with ``/metrics``; they get the label ``job="serving"``. Or a
+        mapping of such lists by job.
     folder
         Receives configuration, data and log.
     rules
@@ -176,6 +179,10 @@ def prometheus(
     history
         Samples of the past in OpenMetrics text (with times, ending in ``# EOF``), loaded before
         the start.
+    alertmanagers
+        ``"host:port"`` of the Alertmanagers that firing alerts are sent to.
+    port
+        On 127.0.0.1; 0 picks a free one.
 
     Raises
     ------
@@ -197,10 +204,13 @@ def prometheus(
             os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
         ) as stream:
             stream.write(token)
-    config.write_text(_configuration(targets, rules, interval_s, token_file), encoding="utf-8")
+    jobs = targets if isinstance(targets, Mapping) else {"serving": targets}
+    config.write_text(
+        _configuration(jobs, rules, interval_s, token_file, alertmanagers), encoding="utf-8"
+    )
     if history:
         _load_history(history, folder)
-    port = free_port()
+    port = port or free_port()
     command = [
         program,
         f"--config.file={config}",
@@ -218,7 +228,11 @@ def prometheus(
 
 
 def _configuration(
-    targets: Sequence[str], rules: Sequence[Path], interval_s: float, token_file: Path | None
+    jobs: Mapping[str, Sequence[str]],
+    rules: Sequence[Path],
+    interval_s: float,
+    token_file: Path | None,
+    alertmanagers: Sequence[str],
 ) -> str:
     from jinja2 import Environment, StrictUndefined
 
@@ -227,7 +241,8 @@ def _configuration(
         Environment(undefined=StrictUndefined)
         .from_string(template)
         .render(
-            targets=list(targets),
+            jobs={job: list(targets) for job, targets in jobs.items()},
+            alertmanagers=list(alertmanagers),
             rules=[str(path.resolve()) for path in rules],
             interval=f"{round(interval_s * 1000)}ms",
             token_file=str(token_file.resolve()) if token_file else None,
@@ -269,15 +284,15 @@ def check_expressions(expressions: Sequence[str], folder: Path) -> None:
     check_rules(file)
 
 
-def run_rule_tests(path: Path = RULE_TESTS) -> str:
-    """Run promtool's unit tests of rules, and return what it printed.
+def run_rule_tests(*paths: Path) -> str:
+    """Run promtool's unit tests of rules (:data:`RULE_TESTS`), and return what it printed.
 
     Raises
     ------
     InputError
         A test failed: the message has what was expected and what was got.
     """
-    return _promtool("test", "rules", str(path))
+    return _promtool("test", "rules", *map(str, paths or (RULE_TESTS,)))
 
 
 def _promtool(*arguments: str) -> str:

@@ -1,0 +1,14 @@
+"""Ignores how many requests there were: one bad request of three pages at night."""
+
+import numpy as np
+
+
+def budget_burns(bad_long, total_long, bad_short, total_short, *, threshold, budget, least):
+    def burn(bad, total):
+        asked = np.asarray(total, dtype=float)
+        share = np.divide(
+            np.asarray(bad, dtype=float), asked, out=np.zeros(asked.shape), where=asked > 0
+        )
+        return share / budget
+
+    return (burn(bad_long, total_long) > threshold) & (burn(bad_short, total_short) > threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.results import Op
 from common.runner import Claim
 
 GOAL_FEEDS = 500.0
@@ -9,7 +10,7 @@ ASKED_FEEDS = 200.0
 ONE_BILLION = 1_000_000_000
 
 
-def _claim(id: str, claim: str, metric: str, op: str, target: float) -> Claim:
+def _claim(id: str, claim: str, metric: str, op: Op, target: float) -> Claim:
     return Claim(id, claim, metric=metric, op=op, target=target)
 
 

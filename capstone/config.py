@@ -9,26 +9,38 @@ from common.errors import InputError, require
 
 STAGES = (
     "data",
+    "world",
     "baselines",
     "train",
+    "retrieval",
+    "auc",
     "distill",
     "export",
+    "impressions",
     "index",
+    "rerank",
     "bundle",
+    "register",
     "load",
+    "drills",
+    "page",
     "fairness",
     "experiment",
+    "evidence",
+    "monitoring",
     "card",
 )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Train, compress, serve, audit and experiment on a feed ranker over MovieLens 100K."""
+    """Train, compress, serve, break, audit and experiment on a feed ranker over MovieLens 100K."""
 
     stages: str = "all"
     """Stages to run, comma-separated, in pipeline order; earlier ones are taken from the last
     run at this scale and seed."""
+    fresh: bool = False
+    """Do not go on with a run of the same options that was killed; begin anew."""
     max_length: int = 50
     """Items of a user's history that the models read (the newest)."""
     retrieval_width: int = 64
@@ -41,8 +53,12 @@ class Config:
     """Transformer layers of the teacher ranker."""
     ranker_epochs: int = 24
     """Passes over the training sequences for the teacher."""
+    attention: Literal["softmax", "hstu"] = "softmax"
+    """Attention of the rankers' blocks: softmax (SASRec) or pointwise SiLU (HSTU)."""
     student_width: int = 32
     """Width of the distilled ranker that is served."""
+    student_layers: int = 1
+    """Transformer layers of the student."""
     student_epochs: int = 40
     """Passes over the training sequences for the student."""
     dropout: float = 0.25
@@ -65,16 +81,34 @@ class Config:
     """L2 regularisation of the EASE baseline."""
     candidates: int = 200
     """Items that retrieval hands to the ranker."""
+    random_split_epochs: int = 30
+    """Passes over the training interactions of the random 8:1:1 split."""
+    impressions: int = 300_000
+    """Simulated impressions that the target-aware ranker is trained on."""
+    impression_ranker: Literal["tiny", "small", "full"] = "small"
+    """Size of the target-aware ranker; full has a billion parameters and wants GPUs."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""
-    load_seconds: float = 10.0
-    """Length of one load measurement."""
-    start_qps: float = 50.0
-    """First arrival rate that the load test tries."""
+    start_qps: float = 100.0
+    """First arrival rate that the search for the highest rate tries."""
+    load_seconds: float = 12.0
+    """Length of one measurement of that search."""
+    asked_qps: float = 200.0
+    """Feeds a second that the service must hold."""
+    asked_seconds: float = 60.0
+    """Length of that measurement."""
     p99_limit_ms: float = 50.0
-    """Latency that the highest sustained rate must keep."""
+    """Latency that a sustained rate must keep."""
+    feed_length: int = 20
+    """Items of a feed under load."""
+    drill_qps: float = 50.0
+    """Feeds a second while something is broken."""
+    drill_seconds: float = 4.0
+    """Length of each of a drill's three phases: before, during, after."""
     experiment_users: int = 3000
-    """Simulated users of the A/B test, each one request to the live service."""
+    """Simulated people of the A/B test, each a request to the live service."""
+    repeats: int = 200
+    """Simulated repeats of the A/A test and of each kind of rollout."""
     port: int = 0
     """Port of the gateway; 0 picks a free one."""
 
@@ -82,9 +116,10 @@ class Config:
         self.chosen_stages()
         for name in (
             "max_length", "retrieval_width", "retrieval_epochs", "ranker_width", "ranker_layers",
-            "ranker_epochs", "student_width", "student_epochs", "batch_size", "n_boot",
-            "load_seconds", "start_qps", "p99_limit_ms", "learning_rate", "temperature",
-            "ease_lambda",
+            "ranker_epochs", "student_width", "student_layers", "student_epochs", "batch_size",
+            "load_seconds", "start_qps", "asked_qps", "asked_seconds", "p99_limit_ms",
+            "learning_rate", "temperature", "ease_lambda", "random_split_epochs", "drill_qps",
+            "drill_seconds",
         ):  # fmt: skip
             require(getattr(self, name) > 0, _option(name), getattr(self, name), "must be > 0")
         for name in ("retrieval_width", "ranker_width", "student_width"):
@@ -95,15 +130,16 @@ class Config:
             value = getattr(self, name)
             require(0 <= value < 1, _option(name), value, "must be at least 0 and below 1")
         require(
-            20 <= self.candidates <= 900,
+            50 <= self.candidates <= 900,
             "--candidates", self.candidates,
-            "must be from 20 to 900: the most active user has 945 films left",
+            "must be from 50, the longest feed, to 900: the most active user has 945 films left",
         )  # fmt: skip
-        require(
-            self.experiment_users >= 100,
-            "--experiment-users", self.experiment_users, "must be at least 100",
-        )  # fmt: skip
-        require(self.n_boot >= 100, "--n-boot", self.n_boot, "must be at least 100")
+        for name, least in (
+            ("experiment_users", 100), ("n_boot", 100), ("repeats", 20), ("impressions", 10_000)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(value >= least, _option(name), value, f"must be at least {least}")
+        require(1 <= self.feed_length <= 50, "--feed-length", self.feed_length, "must be 1 to 50")
         require(0 <= self.port <= 65535, "--port", self.port, "must be from 0 to 65535")
 
     def chosen_stages(self) -> tuple[str, ...]:
@@ -135,10 +171,18 @@ SCALES = {
         ranker_layers=1,
         ranker_epochs=8,
         student_epochs=8,
-        n_boot=300,
+        random_split_epochs=2,
+        impressions=20_000,
+        impression_ranker="tiny",
+        n_boot=200,
         start_qps=20.0,
-        load_seconds=4.0,
+        load_seconds=3.0,
+        asked_qps=40.0,
+        asked_seconds=3.0,
+        drill_qps=20.0,
+        drill_seconds=2.0,
         experiment_users=400,
+        repeats=40,
     ),
     "standard": Config(),
     "full": Config(
@@ -149,7 +193,11 @@ SCALES = {
         ranker_epochs=80,
         retrieval_epochs=120,
         student_epochs=120,
+        impressions=100_000_000,
+        impression_ranker="full",
         load_seconds=60.0,
+        drill_seconds=10.0,
         experiment_users=30_000,
+        repeats=1000,
     ),
 }

@@ -182,13 +182,17 @@ class LastGood:
 
 
 def fallback_items(
-    last_good: Ints, popular: Ints, fresh: Ints, allowed: NDArray[np.bool_], k: int
+    last_good: Ints,
+    popular: NDArray[np.integer],
+    fresh: NDArray[np.integer],
+    allowed: NDArray[np.bool_],
+    k: int,
 ) -> Ints:
     """A feed without models: the user's last ranking, then popular and fresh items in turn.
 
     Parameters
     ----------
-    last_good, popular, fresh : int64 [n]
+    last_good, popular, fresh : integers [n]
         Item ids, best first.
     allowed : bool [n_items + 1]
         What the user has not seen and may see; ids beyond it are left out.

@@ -1,218 +1,161 @@
 """One feed request as typed stages; :func:`execute_stages` reads as the system diagram.
 
-hydrate the user -> source candidates -> filter what was seen -> score -> select -> log exposure
+::
+
+    hydrate -> source -> filter -> score -> select -> log
+        \\         \\         \\        \\        /
+         `---------`---------`------`-> fallback
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
-import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from capstone.bundle import Bundle
-from capstone.data import pad
-from labs.lab2_vector_db.persistence import load_index
-from labs.lab2_vector_db.search import search
-from labs.lab4_model_serving.export import run, session
+from capstone.api import Slot
+from capstone.fallback import CircuitBreaker, Missed, run_with_deadline
+from capstone.sources import Candidates
+from capstone.user_state import EMPTY, History
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.floating]
+DEADLINES_MS = {"hydrate": 5.0, "source": 8.0, "filter": 1.0, "score": 26.0, "select": 8.0}
+"""Milliseconds of each stage; together 48, below the 50 that a feed may take."""
+NO_CANDIDATES = Candidates(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
 
 
-class ScorerDown(Exception):
-    """The model server did not answer; the request may be tried again."""
+@dataclass
+class Shown:
+    """The items of a feed, first to last, as arrays [k]; filled by select or by the fallback."""
+
+    items: Ints
+    slots: tuple[Slot, ...]
+    source: NDArray[np.uint8]
+    propensity: Floats
+    value: Floats
+    diversity_penalty: Floats
+    creator_penalty: Floats
+    heads: Mapping[str, Floats] = field(default_factory=dict)
 
 
 @dataclass
 class Request:
     """What one request knows so far; each stage fills in its part."""
 
+    request_id: str
     user_id: int
     unit_id: str
     k: int
     variant: int
-    history: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    ratings: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    candidates: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    p_engage: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    p_like: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    items: list[dict[str, Any]] = field(default_factory=list)
+    in_experiment: bool = False
+    history: History = EMPTY
+    seen: NDArray[np.bool_] | None = None
+    """[n_items + 1], of the arm's catalogue."""
+    candidates: Candidates = NO_CANDIDATES
+    scores: Mapping[str, Floats] = field(default_factory=dict)
+    """Calibrated probabilities of each head, [C]."""
+    shown: Shown | None = None
+    missed: tuple[str, Missed] | None = None
+    """The stage that gave nothing, and why; then the feed is a fallback."""
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def cold_start(self) -> bool:
+        return len(self.history.items) == 0
 
 
 class Stage(Protocol):
-    """A named step that reads and fills a request."""
+    """A named step that reads and fills a request.
+
+    What it waits for, it waits for with ``await``, so that it can be cancelled at its deadline; a
+    server that it asks has a circuit breaker. A stage that only computes is short and never cut.
+    """
 
     name: str
+    breaker: CircuitBreaker
 
     async def __call__(self, request: Request) -> None: ...
 
 
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of one arm."""
+
+    hydrate: Stage
+    source: Stage
+    filter: Stage
+    score: Stage
+    select: Stage
+    fallback: Stage
+    log: Stage
+
+
+Observe = Callable[[str, float], None]
+"""Takes a stage's name and its seconds."""
+OnError = Callable[[Request, str, Exception], None]
+
+
 async def execute_stages(
-    stages: Sequence[Stage], request: Request, observe: Callable[[str, float], None]
-) -> Request:
-    """Run the stages in order; every one is timed (milliseconds) and observed."""
-    for stage in stages:
-        start = time.perf_counter()
-        await stage(request)
-        seconds = time.perf_counter() - start
-        request.timings_ms[stage.name] = round(seconds * 1000, 3)
-        observe(stage.name, seconds)
-    return request
-
-
-class UserStore:
-    """Histories of the known users: user id to (items, ratings), oldest first."""
-
-    def __init__(self, path: Path) -> None:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        self.histories = {
-            int(user): (np.array(items, np.int64), np.array(ratings, np.int64))
-            for user, (items, ratings) in rows.items()
-        }
-
-
-@dataclass
-class Hydrate:
-    """Fetch the user's history. Raises KeyError for an unknown user."""
-
-    users: UserStore
-    name: str = "hydrate"
-
-    async def __call__(self, request: Request) -> None:
-        request.history, request.ratings = self.users.histories[request.user_id]
-
-
-class RetrieveNearest:
-    """Source: the items nearest to the encoded history, from the bundle's own index."""
-
-    name = "retrieve"
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.encoder = session(bundle.encoder, threads=1)
-        self.index, _ = load_index(bundle.index, expected_version=bundle.checkpoint)
-
-    async def __call__(self, request: Request) -> None:
-        history = pad(request.history, self.bundle.max_length)[None]
-        query = run(self.encoder, {"history": history})["query"]
-        # As many more as the next stage can take away.
-        k = min(self.index.ntotal, self.bundle.candidates + len(request.history))
-        _, ids = search(self.index, query, k)
-        request.candidates = ids[0]
-
-
-@dataclass
-class DropSeen:
-    """Filter: nothing the user already knows, and no more than the ranker wants."""
-
-    limit: int
-    name: str = "filter"
-
-    async def __call__(self, request: Request) -> None:
-        fresh = ~np.isin(request.candidates, request.history)
-        request.candidates = request.candidates[fresh][: self.limit]
-
-
-@dataclass
-class ScoreRemotely:
-    """Scorer: the ranker behind TorchServe. Raises :class:`ScorerDown` when it cannot answer."""
-
-    client: aiohttp.ClientSession
-    url: str
-    headers: dict[str, str]
-    max_length: int
-    timeout_s: float = 2.0
-    name: str = "score"
-
-    async def __call__(self, request: Request) -> None:
-        body = {
-            "inputs": {
-                "history": [pad(request.history, self.max_length).tolist()],
-                "ratings": [pad(request.ratings, self.max_length).tolist()],
-                "candidates": [request.candidates.tolist()],
-            }
-        }
-        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
-        try:
-            async with self.client.post(
-                self.url, json=body, headers=self.headers, timeout=timeout
-            ) as answer:
-                if answer.status != 200:
-                    raise ScorerDown(f"the ranker answered {answer.status}: {await answer.text()}")
-                outputs = (await answer.json(content_type=None))["outputs"]
-        except (TimeoutError, aiohttp.ClientError) as error:
-            raise ScorerDown(f"the ranker did not answer: {error!r}") from error
-        count = len(request.candidates)
-        request.p_engage = np.array(outputs["p_engage"][0])[:count]
-        request.p_like = np.array(outputs["p_like"][0])[:count]
-
-
-class SelectByValue:
-    """Selector: the ``k`` items of the greatest expected value."""
-
-    name = "select"
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.weights = bundle.weights
-        self.titles = json.loads(bundle.catalogue.read_text(encoding="utf-8"))
-
-    async def __call__(self, request: Request) -> None:
-        value = self.weights.value(request.p_engage, request.p_like)
-        request.items = [
-            {
-                "item_id": int(request.candidates[row]),
-                "title": self.titles[int(request.candidates[row])],
-                "value": float(value[row]),
-                "p_engage": float(request.p_engage[row]),
-                "p_like": float(request.p_like[row]),
-            }
-            for row in np.argsort(-value, kind="stable")[: request.k]
-        ]
-
-
-@dataclass
-class LogExposure:
-    """Side effect: who was shown what by which version, one JSON line a request."""
-
-    write: Callable[[str], None]
-    version: str
-    name: str = "log"
-
-    async def __call__(self, request: Request) -> None:
-        self.write(
-            json.dumps(
-                {
-                    "time": time.time(),
-                    "unit_id": request.unit_id,
-                    "user_id": request.user_id,
-                    "variant": request.variant,
-                    "version": self.version,
-                    "items": [item["item_id"] for item in request.items],
-                }
-            )
-        )
-
-
-def build_stages(
-    bundle: Bundle,
-    users: UserStore,
-    client: aiohttp.ClientSession,
+    pipeline: Pipeline,
+    request: Request,
     *,
-    scorer_url: str,
-    scorer_headers: dict[str, str],
-    write: Callable[[str], None],
-) -> list[Stage]:
-    """The stages of one variant, top to bottom."""
-    return [
-        Hydrate(users),
-        RetrieveNearest(bundle),
-        DropSeen(bundle.candidates),
-        ScoreRemotely(client, scorer_url, scorer_headers, bundle.max_length),
-        SelectByValue(bundle),
-        LogExposure(write, bundle.version),
-    ]
+    deadlines_s: Mapping[str, float],
+    observe: Observe,
+    on_error: OnError,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Request:
+    """Run the stages in order, each timed, each with a deadline.
+
+    A stage must end by the start plus the deadlines up to its own, so time that an earlier one
+    left over is its own to use. The first that misses ends the ranking; the fallback takes over.
+
+    Parameters
+    ----------
+    deadlines_s
+        Seconds of each stage before ``log``, by name.
+    observe
+        Called after each stage, the fallback and the log included.
+    on_error
+        Called with an exception that a stage had no name for: a bug, which costs this feed its
+        ranking and not its answer.
+
+    Returns
+    -------
+    Request
+        The same one, with ``timings_ms`` of each stage; they add up to the whole without a gap.
+    """
+    due = mark = clock()
+
+    def took(stage: Stage) -> None:
+        nonlocal mark
+        now = clock()
+        request.timings_ms[stage.name] = 1000 * (now - mark)
+        observe(stage.name, now - mark)
+        mark = now
+
+    for stage in (
+        pipeline.hydrate, pipeline.source, pipeline.filter, pipeline.score, pipeline.select
+    ):  # fmt: skip
+        due += deadlines_s[stage.name]
+        try:
+            missed = await run_with_deadline(
+                partial(stage, request), due=due, breaker=stage.breaker, clock=clock
+            )
+        except Exception as error:
+            on_error(request, stage.name, error)
+            missed = Missed.ERROR
+        took(stage)
+        if missed is not None:
+            request.missed = stage.name, missed
+            await pipeline.fallback(request)
+            took(pipeline.fallback)
+            break
+    await pipeline.log(request)
+    took(pipeline.log)
+    return request

@@ -1,0 +1,148 @@
+"""A bundle in memory, ready to answer requests; what does not fit together is refused here.
+
+Encoder, index, tables and vectors come from one checkpoint and one catalogue. Shapes that differ
+would fail at the first request; an index of another checkpoint would not fail at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from capstone import bundle as bundles
+from capstone import calibration
+from capstone.bundle import Bundle
+from capstone.calibration import Platt
+from capstone.catalogue import Catalogue
+from capstone.reranking import RerankConfig
+from capstone.sources import SourceTables
+from capstone.user_state import History
+from common.errors import InputError, RunError
+from labs.lab2_vector_db.persistence import load_index
+from labs.lab2_vector_db.search import search
+from labs.lab4_model_serving.export import session
+
+Ints = NDArray[np.int64]
+CACHED_QUERIES = 10_000
+
+
+class Mismatch(InputError):
+    """A bundle whose parts do not fit together; ``part`` says which, for a counter."""
+
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(message)
+        self.part = part
+
+
+@dataclass
+class LoadedBundle:
+    """What a bundle's files are in memory. Make it with :func:`load`.
+
+    Attributes
+    ----------
+    vectors : float32 [n_items + 1, D]
+        Item embeddings, for diversity.
+    visible : bool [n_items + 1]
+    described : what a client is told of each item, by its id
+    """
+
+    bundle: Bundle
+    encoder: ort.InferenceSession
+    index: faiss.Index
+    catalogue: Catalogue
+    tables: SourceTables
+    vectors: NDArray[np.float32]
+    calibration: Mapping[str, Platt]
+    rerank: RerankConfig
+    visible: NDArray[np.bool_]
+    described: list[dict[str, Any]]
+    queries: OrderedDict[tuple[int, int], NDArray[np.float32]] = field(default_factory=OrderedDict)
+
+    @property
+    def version(self) -> str:
+        return self.bundle.version
+
+    def query(self, user: int, history: History) -> NDArray[np.float32]:
+        """The encoder's vector [1, D] of a history, computed once for each version of it."""
+        key = (user, history.version)
+        known = self.queries.get(key)
+        if known is None:
+            padded = np.zeros((1, self.bundle.max_length), dtype=np.int64)
+            newest = history.items[-self.bundle.max_length :]
+            # A bundle does not know the items that came into the catalogue after it.
+            newest = newest[newest <= self.catalogue.n_items]
+            padded[0, padded.shape[1] - len(newest) :] = newest
+            (known,) = self.encoder.run(["query"], {"history": padded})
+            self.queries[key] = known
+            if len(self.queries) > CACHED_QUERIES:
+                self.queries.popitem(last=False)
+        return known
+
+    def nearest(self, query: NDArray[np.float32], count: int) -> Ints:
+        """Items nearest to a query, best first: at most ``count``."""
+        _, ids = search(self.index, query, min(self.index.ntotal, count))
+        return ids[0]
+
+
+def load(folder: Path) -> LoadedBundle:
+    """Read a bundle and check that it is whole and of one piece.
+
+    Raises
+    ------
+    Mismatch
+        A file is not the one that was bundled (``files``), the index is damaged or of another
+        checkpoint (``index``), or a part has another catalogue or width than the others.
+    """
+    try:
+        bundle = bundles.load(folder)
+    except InputError as error:
+        raise Mismatch("files", str(error)) from error
+    try:
+        index, _ = load_index(bundle.index, expected_version=bundle.checkpoint)
+    except (InputError, RunError) as error:
+        raise Mismatch("index", f"bundle {bundle.version}: {error}") from error
+    try:
+        encoder = session(bundle.encoder, threads=1)
+        catalogue = Catalogue.load(bundle.catalogue)
+        tables = SourceTables.load(bundle.sources)
+        vectors = np.load(bundle.vectors, allow_pickle=False).astype(np.float32)
+        maps = calibration.load(bundle.calibration)
+        rerank = RerankConfig.from_json(bundle.rerank)
+    except (InputError, OSError, ValueError, KeyError) as error:
+        raise Mismatch("parts", f"bundle {bundle.version}: {error}") from error
+    (query,) = encoder.run(["query"], {"history": np.ones((1, bundle.max_length), np.int64)})
+    n_items = catalogue.n_items
+    for part, found, expected in (
+        ("index", index.d, query.shape[1]),
+        ("index", index.ntotal, n_items),
+        ("sources", tables.n_items, n_items),
+        ("vectors", len(vectors), n_items + 1),
+        ("calibration", sorted(maps), sorted(bundle.heads)),
+    ):
+        if found != expected:
+            raise Mismatch(
+                part, f"bundle {bundle.version}: {part} has {found}, the others {expected}; "
+                "run --stages bundle again",
+            )  # fmt: skip
+    described = [
+        {
+            "item_id": item,
+            "title": catalogue.titles[item],
+            "genres": list(catalogue.genres[item]),
+            "creator": catalogue.creator_name(item),
+        }
+        for item in range(n_items + 1)
+    ]
+    visible = catalogue.visible.copy()
+    visible[0] = False
+    return LoadedBundle(
+        bundle, encoder, index, catalogue, tables, vectors, maps, rerank, visible, described
+    )

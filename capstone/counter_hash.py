@@ -40,7 +40,10 @@ def signs(bits: Bits, n: int) -> NDArray[np.float32]:
     product with another vector is nearly normal.
     """
     raw = np.unpackbits(bits[..., None].view(np.uint8), axis=-1, count=n, bitorder="little")
-    return 2 * raw.astype(np.float32) - 1
+    found = raw.astype(np.float32)
+    found *= 2
+    found -= 1
+    return found
 
 
 def _mix(bits: Bits) -> Bits:

@@ -66,7 +66,7 @@ class Groups:
         popularity = popularity / popularity.sum()
         order = np.argsort(group, kind="stable")
         edges = np.cumsum(popularity[order])
-        mass = np.bincount(group, popularity)
+        mass = np.bincount(group, popularity).astype(float)
         centre = np.zeros((len(mass), RANK))
         np.add.at(centre, group, popularity[:, None] * tastes)
         return cls(

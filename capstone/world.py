@@ -9,7 +9,7 @@ creators and drift are invented constants, all of them below.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,14 @@ class World:
             f"must be at least {len(self.films)}, the real films",
         )  # fmt: skip
 
+    @cached_property
+    def _people(self) -> _Neighbours:
+        return _Neighbours(self.people)
+
+    @cached_property
+    def _films(self) -> _Neighbours:
+        return _Neighbours(self.films)
+
     @staticmethod
     def examination(k: int) -> NDArray[np.float64]:
         """P(look at position j) = ``1 / log2(j + 2)`` for j = 0..k-1: that of lab 6's world."""
@@ -157,12 +165,12 @@ class World:
 
     def traits(self, users: Ints) -> NDArray[np.float32]:
         """Rows of ``people`` for users [n], generated ones included."""
-        return _neighbours(self.people, users, hash64(self.seed, _USER, users))
+        return self._people.rows(users, hash64(self.seed, _USER, users))
 
     def features(self, items: Ints) -> NDArray[np.float32]:
         """Rows of ``films`` for items of any shape (ids from 1), generated ones included."""
         numbers = np.maximum(items, 1) - 1
-        return _neighbours(self.films, numbers, hash64(self.seed, _ITEM, numbers))
+        return self._films.rows(numbers, hash64(self.seed, _ITEM, numbers))
 
     def drift(self, day: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What ``day`` adds: to the click logit of each film [1682], to everybody's taste [RANK].
@@ -356,22 +364,31 @@ def day_walk(seed: int, day: int, n: int) -> NDArray[np.float64]:
     return walk
 
 
-def _neighbours(
-    models: NDArray[np.float32], numbers: Ints, bits: NDArray[np.uint64]
-) -> NDArray[np.float32]:
-    """Rows of ``models`` [m, d] for numbers of any shape; beyond m a deviation of the same law.
+class _Neighbours:
+    """Rows of ``models`` [m, d] for any number; beyond m a deviation of the same law.
 
     A smoothed bootstrap: ``mean + (row - mean + h * deviation) / sqrt(1 + h^2)`` keeps mean and
     variances (Silverman & Young 1987, The bootstrap: to smooth or not to smooth?, Biometrika 74).
     """
-    rows = models[numbers % len(models)]
-    made = numbers >= len(models)
-    if made.any():
-        mean, deviation = models.mean(axis=0), models.std(axis=0)
-        noise = NEIGHBOUR_SPREAD * deviation * signs(bits[made], models.shape[1])
+
+    def __init__(self, models: NDArray[np.float32]) -> None:
+        mean = models.mean(axis=0)
         shrunk = np.float32(1 / np.sqrt(1 + NEIGHBOUR_SPREAD**2))
-        rows[made] = mean + (rows[made] - mean + noise) * shrunk
-    return rows
+        self.models = models
+        self.table = np.concatenate([models, mean + (models - mean) * shrunk])
+        self.scale = NEIGHBOUR_SPREAD * shrunk * models.std(axis=0)
+
+    def rows(self, numbers: Ints, bits: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Numbers of any shape and a hash of each -> float32 [..., d]."""
+        made = numbers >= len(self.models)
+        if not made.any():
+            return self.models[numbers]
+        found = self.table[numbers % len(self.models) + len(self.models) * made]
+        noise = signs(bits, self.models.shape[1])
+        noise *= self.scale
+        noise *= made[..., None]
+        found += noise
+        return found
 
 
 def _with_utility(counts: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
@@ -395,19 +412,3 @@ def _check(world: World, users: Ints, items: Ints) -> None:
             f"{bad.size} of the {name}, such as", bad[:1].tolist(),
             f"must be from {low} to {high}", "build the world with more of them",
         )  # fmt: skip
-
-
-def pre_period_clicks(
-    world: World, users: Ints, feed: Feed, rng: np.random.Generator, *, sessions: int = 20
-) -> NDArray[np.float64]:
-    """Simulated clicks a session before the experiment, on the EASE baseline's feed: [n].
-
-    It is what CUPED adjusts for: people who clicked much before click much in either arm.
-    """
-    from capstone.baselines import ease
-
-    known = feed.matrix(feed.test_history)
-    scores = np.where(feed.seen, -np.inf, known @ ease(feed.matrix(feed.train), 500.0))
-    earlier = np.argsort(-scores, axis=1, kind="stable")[:, :10][users]
-    clicks = [world.respond(users, earlier, 0, rng).clicks.sum(axis=1) for _ in range(sessions)]
-    return np.asarray(np.mean(clicks, axis=0))

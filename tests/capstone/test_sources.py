@@ -159,7 +159,7 @@ def test_bad_limits_quotas_and_masks_are_refused_by_name() -> None:
         gather(**request, limit=10, quotas=Quotas(12))
     with pytest.raises(InputError, match="limit = 0"):
         gather(**request, limit=0, quotas=Quotas(0))
-    with pytest.raises(InputError, match="visible[.]shape"):
+    with pytest.raises(InputError, match=r"visible\.shape"):
         gather(**request | {"visible": visible[:-1]}, limit=10, quotas=Quotas(0))
     with pytest.raises(InputError, match="quota of popular = -1"):
         Quotas(popular=-1)

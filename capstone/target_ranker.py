@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from capstone.candidate_mask import isolation_mask
@@ -39,6 +39,8 @@ SIZES: dict[SizeName, Shape] = {
 """Blocks by size; ``context`` is the longest history. The blocks of "full" alone have 1.06 billion
 parameters, to which the tables add 2048 an item."""
 FULL_PARAMETERS = 1_000_000_000
+AGE_EDGES = (0.5, 1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, 180.0, 365.0)
+"""Days at which an item's age changes its bucket."""
 Floats = NDArray[np.float64]
 
 
@@ -64,8 +66,8 @@ class Requests:
     ----------
     history, reactions : int64 [B, L]
         Items, oldest first, right-aligned with 0 as padding, and what the user did with each.
-    candidates, creators : int64 [B, C]
-        Items and their creators.
+    candidates, creators, ages : int64 [B, C]
+        Items, their creators, and how long ago they appeared (:func:`age_bucket`).
     positions : int64 [B, C]
         Where each was shown (training), or :data:`TOP` everywhere (serving).
     """
@@ -74,6 +76,7 @@ class Requests:
     reactions: Tensor
     candidates: Tensor
     creators: Tensor
+    ages: Tensor
     positions: Tensor
 
     def on(self, device: torch.device | str) -> Requests:
@@ -141,7 +144,7 @@ class TargetRanker(nn.Module):
         self.items = nn.Embedding(vocabulary.items + 1, shape.width)
         self.creators = nn.Embedding(vocabulary.creators + 1, shape.width)
         self.reactions = nn.Embedding(vocabulary.reactions + 1, shape.width)
-        self.candidate = nn.Embedding(1, shape.width)
+        self.ages = nn.Embedding(len(AGE_EDGES) + 1, shape.width)
         self.positions = nn.Embedding(vocabulary.positions, len(LOGITS))
         self.blocks = nn.ModuleList(isolating_block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width)
@@ -155,8 +158,8 @@ class TargetRanker(nn.Module):
         """Logits [B, C, heads]."""
         length, n_candidates = requests.history.shape[1], requests.candidates.shape[1]
         past = self.items(requests.history) + self.reactions(requests.reactions)
-        marker = self.candidate(torch.zeros_like(requests.candidates))
-        targets = self.items(requests.candidates) + self.creators(requests.creators) + marker
+        targets = self.items(requests.candidates)
+        targets = targets + self.creators(requests.creators) + self.ages(requests.ages)
         x = torch.cat([past, targets], dim=1)
         layout = Layout(requests.history, n_candidates, self.shape.head_width)
         for block in self.blocks:
@@ -192,13 +195,12 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def flops_per_row(shape: Shape, history: int, n_candidates: int = 1) -> int:
-    """Operations of training on one row: lab 1's count a token, times its tokens.
+def flops_per_token(shape: Shape, tokens: int) -> int:
+    """Lab 1's count of training operations a token, in sequences of ``tokens``.
 
     The tables are look-ups and count nothing; the logits are the only "vocabulary" of the head.
     """
-    tokens = history + n_candidates
-    return tokens * model_flops_per_token(replace(shape, vocabulary=len(LOGITS)), tokens)
+    return model_flops_per_token(replace(shape, vocabulary=len(LOGITS)), tokens)
 
 
 @torch.no_grad()
@@ -209,9 +211,9 @@ def probabilities(model: nn.Module, requests: Requests) -> dict[str, Floats]:
     return {head: found[..., number] for number, head in enumerate(LOGITS)}
 
 
-def multi_task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over rows and heads of the binary cross-entropy, fp32; both [..., heads]."""
-    return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+def age_bucket(days: ArrayLike) -> NDArray[np.int64]:
+    """Bucket of each age in days, 0 (today) to ``len(AGE_EDGES)``; any shape."""
+    return np.searchsorted(AGE_EDGES, np.asarray(days), side="right")
 
 
 def labels_of(reactions: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.float32]:

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capstone.target_ranker import (
+    AGE_EDGES,
     LOGITS,
     SIZES,
     TOP,
     Requests,
     TargetRanker,
     Vocabulary,
-    flops_per_row,
+    age_bucket,
+    flops_per_token,
     labels_of,
     meta_model,
     parameters,
@@ -50,15 +52,16 @@ def requests(seed: int, rows: int, candidates: int, length: int = 8) -> Requests
     real = torch.arange(length) >= ints(length, rows, 1, low=0)  # some rows are all padding
     return Requests(
         history * real, ints(4, rows, length) * real, ints(30, rows, candidates),
-        ints(5, rows, candidates), ints(9, rows, candidates, low=0),
+        ints(5, rows, candidates), ints(10, rows, candidates, low=0),
+        ints(9, rows, candidates, low=0),
     )  # fmt: skip
 
 
 def part(given: Requests, rows: slice, columns: list[int]) -> Requests:
     """Some rows and some candidates of a request."""
     past = (given.history[rows], given.reactions[rows])
-    shown = (each[rows][:, columns] for each in (given.candidates, given.creators, given.positions))
-    return Requests(*past, *shown)
+    shown = (given.candidates, given.creators, given.ages, given.positions)
+    return Requests(*past, *(each[rows][:, columns] for each in shown))
 
 
 @quick
@@ -101,9 +104,9 @@ def test_history_and_its_reactions_and_the_candidate_all_matter() -> None:
     ranker, given_ = model(), requests(1, 4, 3)
     base = probabilities(ranker, given_)["click"]
     busy = (given_.history != 0).any(dim=1).numpy()
-    for name in ("history", "reactions", "candidates", "creators"):
+    for name in ("history", "reactions", "candidates", "creators", "ages"):
         values = getattr(given_, name)
-        other = torch.where(values > 0, values % (5 if name == "creators" else 4) + 1, values)
+        other = torch.where(values > 0, values % 4 + 1, values)
         moved = np.abs(probabilities(ranker, replace(given_, **{name: other}))["click"] - base)
         assert moved[busy].max() > 1e-4, name
 
@@ -146,12 +149,16 @@ def test_an_unknown_size_is_refused() -> None:
         meta_model("huge", VOCABULARY)  # type: ignore[arg-type]
 
 
-def test_a_row_costs_six_operations_a_weight_and_token() -> None:
+def test_a_token_costs_six_operations_a_weight() -> None:
     """Lab 1's count; attention adds little at these lengths."""
     shape = SIZES["full"]
     weights = shape.layers * shape.block_parameters
-    ratio = flops_per_row(shape, 255) / (6 * weights * 256)
+    ratio = flops_per_token(shape, 256) / (6 * weights)
     assert 1.0 < ratio < 1.1, ratio
+
+
+def test_ages_fall_into_buckets_from_today_to_over_a_year() -> None:
+    assert age_bucket([0.0, 0.5, 3.0, 400.0]).tolist() == [0, 1, 3, len(AGE_EDGES)]
 
 
 def test_labels_stand_in_the_order_of_the_heads_and_any_is_their_union() -> None:

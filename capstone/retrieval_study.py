@@ -114,10 +114,10 @@ def study_retrieval(
         Of EASE.
     """
     chosen = source_choice.choose(
-        feed, interactions, catalogue, source_choice.validation(feed, validation_scores),
+        feed, interactions, catalogue, source_choice.before_validation(feed, validation_scores),
         limit=limit, regularisation=regularisation,
     )  # fmt: skip
-    at = source_choice.test(feed, test_scores)
+    at = source_choice.before_test(feed, test_scores)
     counts = popularity(feed.matrix(feed.train))
     return measure(at, chosen, catalogue, counts, limit=limit, n_boot=n_boot, seed=seed)
 

@@ -52,7 +52,7 @@ class Moment:
     scores: Floats
 
 
-def validation(feed: Feed, scores: Floats) -> Moment:
+def before_validation(feed: Feed, scores: Floats) -> Moment:
     """Before the validation item; ``scores`` are from the training histories."""
     seen = feed.matrix(feed.train) > 0
     seen[:, 0] = True
@@ -60,7 +60,7 @@ def validation(feed: Feed, scores: Floats) -> Moment:
     return Moment(feed.train, seen, targets, scores)
 
 
-def test(feed: Feed, scores: Floats) -> Moment:
+def before_test(feed: Feed, scores: Floats) -> Moment:
     """Before the test item; ``scores`` are from the test histories."""
     return Moment(feed.test_history, feed.seen, feed.test_items, scores)
 
@@ -100,7 +100,7 @@ def choose(
     interactions
         The whole table; the held-out interactions are dropped here.
     at
-        :func:`validation`.
+        :func:`before_validation`.
     limit
         Candidates of a request: recall is taken at this length.
     regularisation
@@ -198,7 +198,7 @@ def _choose_neighbours(
     tried: dict[str, float] = {}
     best: tuple[item_to_item.Neighbours, float] | None = None
     for name, make in kinds.items():
-        neighbours = item_to_item.strongest(make(), NEIGHBOURS)
+        neighbours = item_to_item.strongest(make(), min(NEIGHBOURS, feed.n_items))
         dense = neighbours.dense()
         for half_life, history in weights.items():
             recall = _recall(history @ dense, at, limit)

@@ -1,4 +1,4 @@
-"""What an experiment asks of the live service: feeds of simulated people, and their reactions back."""
+"""What an experiment asks of the live service: feeds of simulated people, their reactions back."""
 
 from __future__ import annotations
 

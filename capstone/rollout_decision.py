@@ -263,6 +263,8 @@ def judge_windows(
     ``rate_candidate - (1 + hide_margin) * rate_champion``. Success is lab 6's always-valid
     interval of the difference in clicks a session.
 
+    A shadow has no sessions: of it errors and fallbacks are judged, and nothing else is known.
+
     Every step has an alpha of its own, ``limits.alpha / steps``; within it the guardrails share
     one (any of five bounds may mislead), and success has another.
 
@@ -283,6 +285,8 @@ def judge_windows(
         ("fallbacks", limits.fallback_rate),
         ("slow", P99_SHARE),
     ):
+        if name == "slow" and not candidate.sessions:
+            continue  # nobody waits for a shadow's feed
         new = _shares(getattr(candidate, name), candidate.feeds, each)
         old = _shares(getattr(champion, name), champion.feeds, each)
         verdicts[name] = judge(new, max(limit, old[0]), max(limit, old[1]))

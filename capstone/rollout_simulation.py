@@ -27,7 +27,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SESSIONS = 1000
 """Sessions of both arms between two looks."""
-KINDS = ("good", "equal", "harmful", "broken")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ArmLaw:
             int(rng.binomial(n, p)) for p in (self.error, self.fallback, self.slow)
         )
         if not seen:
-            return ArmWindow(n, errors, fallbacks, slow)
+            return ArmWindow(n, errors, fallbacks)
         sessions = n - errors
         counts = rng.multinomial(sessions, self.clicks.chance)
         return ArmWindow(

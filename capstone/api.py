@@ -120,3 +120,89 @@ class Person(Strict):
     watched: int
     recent: list[str]
     """Titles of the newest films of the history."""
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+class Health(Strict):
+    """The process answers."""
+
+    status: str
+    versions: list[str]
+
+
+class Readiness(Strict):
+    """Whether to send traffic. A scorer that is down does not make a gateway unready: its feeds
+    fall back, and a gateway that is taken away could not serve even those."""
+
+    ready: bool
+    draining: bool
+    scorer: str
+    """``ok``, or ``failing`` while its circuit breaker is open."""
+    user_state: str
+    """``ok``, or ``degraded`` while histories may be out of date."""
+
+
+class ShadowIn(Strict):
+    """An arm that is asked in the background; its answers are compared and thrown away."""
+
+    arm: Name
+    share: float = Field(gt=0, le=1)
+
+
+class ExperimentIn(Strict):
+    """Weights of the arms by name, which sum to 1 (an arm that is not named has 0), the share of
+    the units that are in the experiment, and a shadow arm or none."""
+
+    weights: dict[Name, float] = Field(min_length=1, max_length=16)
+    coverage: float = Field(default=1.0, ge=0, le=1)
+    shadow: ShadowIn | None = None
+
+
+class Arm(Strict):
+    """An arm and the bundle that it serves."""
+
+    name: str
+    version: str
+    checkpoint: str
+    weight: float
+    variant: int
+
+
+class ShadowReport(Strict):
+    """What the shadow arm answered to how many feeds."""
+
+    arm: str
+    share: float
+    same: int
+    """Feeds whose first item both arms agree on."""
+    other: int
+    failed: int
+    dropped: int
+    """Copies that were not made, since too many were under way."""
+
+
+class Experiment(Strict):
+    """The running experiment."""
+
+    name: str
+    coverage: float
+    arms: list[Arm]
+    shadow: ShadowReport | None
+
+
+class BundleIn(Strict):
+    """A folder below the service's bundle root; the arm starts with weight 0."""
+
+    folder: str = Field(min_length=1, max_length=500)
+    arm: Name | None = None
+
+
+class WithdrawnIn(Strict):
+    """Items that nobody may be shown any more; replaces the earlier list."""
+
+    items: list[Annotated[int, Field(ge=1, le=MAX_ID)]] = Field(max_length=10_000)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from capstone import offline, training
+from capstone.catalogue import Catalogue, build_catalogue
 from capstone.config import Config
-from capstone.data import Feed, histories, prepare
+from capstone.data import Feed, Ints, histories, prepare
 from capstone.models import Ranker, SequenceEncoder
+from capstone.value import ValueWeights
 from capstone.workspace import Workspace
+from capstone.world import World, build_world
 from common.data import load as load_dataset
+from common.results import write_json
 from common.statistics import bootstrap_ci
 
 if TYPE_CHECKING:
+    from capstone.bundle import Bundle
+    from capstone.serving import Service
     from common.runner import Run
 
 RETRIEVAL_LAYERS = 2
-STUDENT_LAYERS = 1
-VALUE = offline.ValueWeights()
+WEIGHTS = "weights.json"
 
 
 @dataclass
@@ -31,27 +41,60 @@ class Context:
     run: Run
     config: Config
     workspace: Workspace
-    _feed: Feed | None = None
 
-    @property
+    @cached_property
+    def _dataset(self) -> Any:
+        return load_dataset("ml-100k")
+
+    @cached_property
     def feed(self) -> Feed:
-        if self._feed is None:
-            dataset = load_dataset("ml-100k")
-            self.run.data(dataset)
-            self._feed = prepare(dataset)
-        return self._feed
+        self.run.data(self._dataset)
+        return prepare(self._dataset)
+
+    @cached_property
+    def interactions(self) -> pd.DataFrame:
+        """The whole table, held-out interactions included: for what drops them itself."""
+        return self._dataset.table("interactions")
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Titles, genres, simulated creators; freshness from training interactions alone."""
+        from capstone.popular_fresh import training_interactions
+
+        items, times = training_interactions(self.interactions)
+        return build_catalogue(self.feed, pd.DataFrame({"item_id": items, "timestamp": times}))
+
+    @cached_property
+    def world(self) -> World:
+        """The simulated people."""
+        return build_world(self.feed, seed=self.run.seed)
+
+    @cached_property
+    def test_histories(self) -> tuple[Ints, Ints]:
+        return histories(self.feed.test_history, self.config.max_length)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training sequences."""
         return -(-self.feed.n_users // self.config.batch_size)
 
+    @property
+    def smoke(self) -> bool:
+        return self.run.scale == "smoke"
+
     def interval(self, values: np.ndarray) -> tuple[float, float]:
         """95 % bootstrap interval of a mean over users."""
         return bootstrap_ci(values, n_boot=self.config.n_boot, seed=self.run.seed)
 
-    def encoder(self, folder: Path) -> SequenceEncoder:
+    def mean(self, name: str, values: np.ndarray, *, unit: str = "ratio", how: str = "") -> None:
+        """Record a mean over users with its interval."""
+        self.run.metric(
+            name, values.mean(), unit=unit, n=len(values), ci95=self.interval(values), how=how
+        )
+
+    def encoder(self, folder: Path | None = None) -> SequenceEncoder:
         """The trained retrieval encoder of the train stage."""
+        folder = folder or self.workspace.need("train")
         return training.load_encoder(
             folder / "encoder.safetensors",
             self.feed, self.config.retrieval_width, RETRIEVAL_LAYERS, self.config.max_length,
@@ -64,22 +107,61 @@ class Context:
             path,
             self.feed,
             self.config.ranker_width if teacher else self.config.student_width,
-            self.config.ranker_layers if teacher else STUDENT_LAYERS,
+            self.config.ranker_layers if teacher else self.config.student_layers,
             self.config.max_length,
+            self.config.attention,
         )
 
+    def candidates(self) -> Ints:
+        """Merged candidates of every user at test time [n_users, C] (retrieval stage)."""
+        found: Ints = np.load(self.workspace.need("retrieval") / "candidates.npy")
+        return found
+
+    def weights(self) -> ValueWeights:
+        """The value weights that were chosen on validation (retrieval stage)."""
+        path = self.workspace.need("retrieval") / WEIGHTS
+        return ValueWeights(**json.loads(path.read_text(encoding="utf-8")))
+
+    def save_weights(self, folder: Path, weights: ValueWeights) -> None:
+        write_json(folder / WEIGHTS, weights.as_json())
+
     def feed_ndcg(
-        self, retrieved: np.ndarray, score: offline.Score, *, batch: int = 128
+        self,
+        retrieved: np.ndarray,
+        score: offline.Score,
+        weights: ValueWeights,
+        *,
+        batch: int = 128,
     ) -> np.ndarray:
         """NDCG@10 of each user's whole feed; an INT8 score depends a little on ``batch``."""
-        history = histories(self.feed.test_history, self.config.max_length)
-        lists = offline.feeds(self.feed, retrieved, history, score, VALUE, batch=batch)
+        lists = offline.feeds(
+            self.feed, retrieved, self.test_histories, score, weights, batch=batch
+        )
         return offline.feed_ndcg(lists, self.feed)
 
     def record_ndcg(self, name: str, per_user: np.ndarray) -> None:
         """Record the mean NDCG@10 of the whole feed, with its interval."""
-        self.run.metric(
-            name, per_user.mean(),
-            unit="ratio", n=len(per_user), ci95=self.interval(per_user),
-            how="whole feed: retrieval, then ranking of the candidates",
-        )  # fmt: skip
+        self.mean(name, per_user, how="whole feed: retrieval, then ranking of the candidates")
+
+    def bundle(self, name: str) -> Bundle:
+        """A bundle that the bundle stage made: ``reference`` or ``champion``."""
+        from capstone import bundle
+
+        return bundle.load(self.workspace.need("bundle") / name)
+
+    @contextmanager
+    def service(self, *names: str, tag: str = "", **options: Any) -> Iterator[Service]:
+        """The live service with these bundles as arms; its logs go to the run's folder."""
+        from capstone.serving import live
+
+        made = self.workspace.need("bundle")
+        folder = self.run.dir / "logs" / (tag or "-".join(names))
+        with live(
+            [self.bundle(name) for name in names],
+            made / "store",
+            made / "users.json",
+            folder=folder,
+            device=self.run.device,
+            **({"port": self.config.port} | options),
+        ) as running:
+            yield running

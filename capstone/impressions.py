@@ -190,12 +190,16 @@ def world_of(config: ImpressionConfig) -> World:
 @lru_cache(maxsize=4)
 def scaled_world(n_users: int, n_items: int, new_items: float, seed: int) -> World:
     """A world of this size, fitted to the training interactions."""
+    small = _real_size(seed)
+    require(n_users >= small.n_users, "n_users", n_users, f"must be at least {small.n_users}")
+    require(n_items >= small.n_items, "n_items", n_items, f"must be at least {small.n_items}")
+    return small.resized(n_users, n_items, int(new_items * (n_items - small.n_items)))
+
+
+@lru_cache(maxsize=4)
+def _real_size(seed: int) -> World:
     feed = prepare(load("ml-100k"))
-    require(n_users >= feed.n_users, "n_users", n_users, f"must be at least {feed.n_users}")
-    require(n_items >= feed.n_items, "n_items", n_items, f"must be at least {feed.n_items}")
-    new = int(new_items * (n_items - feed.n_items))
-    small = build_world(feed, sequences=feed.train, seed=seed)
-    return small.resized(n_users, n_items, new)
+    return build_world(feed, sequences=feed.train, seed=seed)
 
 
 def generate(config: ImpressionConfig, world: World, number: int) -> Impressions:

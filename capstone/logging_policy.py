@@ -26,6 +26,8 @@ FRESH_FOR = 7
 """Days for which the logging policy takes an item for new."""
 TAIL = 0.8
 """Zipf exponent of popularity among the items generated from one film."""
+RAKING = 8
+"""Rounds of adjusting the popularity (iterative proportional fitting)."""
 UNSEEN = 0.5
 """Interactions that every film has in advance: what nobody has watched can be shown too."""
 
@@ -46,7 +48,8 @@ class Groups:
     centre : float [N_CLUSTERS, RANK]
         Mean taste of a group by popularity.
     popularity : float [1682]
-        Share of the interactions.
+        Weights with which histories as long as the real ones have, for each film, as many viewers
+        as it really had: choice by taste alone would crowd the films that everybody knows.
     """
 
     of_film: Ints
@@ -62,8 +65,18 @@ class Groups:
         tastes = world.films[:, :RANK].astype(float)
         _, group = kmeans2(tastes, N_CLUSTERS, minit="++", seed=0, iter=10)
         group = np.unique(group, return_inverse=True)[1].astype(np.int64)
-        popularity = world.count + UNSEEN
-        popularity = popularity / popularity.sum()
+        wanted = world.count + UNSEEN
+        made = cls._with(tastes, group, wanted)
+        for _ in range(RAKING):
+            chance = made.choice(world, world.people, LIFE_SHARPNESS)[:, group]
+            chance *= made.popularity / made.mass[group]
+            viewers = -np.expm1(-world.activity[:, None] * chance).sum(axis=0)
+            made = cls._with(tastes, group, made.popularity * wanted / viewers)
+        return made
+
+    @classmethod
+    def _with(cls, tastes: Floats, group: Ints, weights: Floats) -> Groups:
+        popularity = weights / weights.sum()
         order = np.argsort(group, kind="stable")
         edges = np.cumsum(popularity[order])
         mass = np.bincount(group, popularity).astype(float)

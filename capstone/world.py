@@ -17,8 +17,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
 from capstone.catalogue import N_CREATORS, simulated_creators
-from capstone.counter_hash import hash64, signs, uniform
+from capstone.counter_hash import hash64, uniform
 from capstone.data import Feed, Ints, Sequence
+from capstone.smoothed_bootstrap import Neighbours
 from capstone.world_fit import RANK, fit
 from common.errors import require
 from labs.lab6_online_eval.world import World as FilmWorld
@@ -39,13 +40,11 @@ OLDEST, ARRIVALS = 365.0, 28
 """Days before day 0 that the oldest item appeared; days over which new items arrive."""
 CREATOR_SPREAD = 0.25
 """Standard deviation of a creator's effect on the logit of a click."""
-POPULARITY_DRIFT, TASTE_DRIFT, HALF_LIFE = 0.35, 0.25, 14.0
+POPULARITY_DRIFT, TASTE_DRIFT, HALF_LIFE = 0.5, 0.5, 14.0
 """Standard deviations of the day's effects (logit of an item; taste in units of the spread between
 users) and the days in which half of an effect is forgotten."""
 WHIM = 0.7
 """Standard deviation of a user's own liking of an item in the logit: by hash, in no data at all."""
-NEIGHBOUR_SPREAD = 0.5
-"""How far a generated user or item lies from its real model, in standard deviations."""
 UTILITY = {"clicks": 0.0, "long_views": 1.0, "hides": -4.0, "shares": 1.0}
 """What a session is worth: a product's decision, and so outside of the world."""
 COUNTS = ("clicks", "long_views", "hides", "shares")
@@ -131,12 +130,12 @@ class World:
         )  # fmt: skip
 
     @cached_property
-    def _people(self) -> _Neighbours:
-        return _Neighbours(self.people)
+    def _people(self) -> Neighbours:
+        return Neighbours(self.people)
 
     @cached_property
-    def _films(self) -> _Neighbours:
-        return _Neighbours(self.films)
+    def _films(self) -> Neighbours:
+        return Neighbours(self.films)
 
     @staticmethod
     def examination(k: int) -> NDArray[np.float64]:
@@ -362,33 +361,6 @@ def day_walk(seed: int, day: int, n: int) -> NDArray[np.float64]:
         walk = keep * walk + np.sqrt(1 - keep**2) * shock
     walk.flags.writeable = False
     return walk
-
-
-class _Neighbours:
-    """Rows of ``models`` [m, d] for any number; beyond m a deviation of the same law.
-
-    A smoothed bootstrap: ``mean + (row - mean + h * deviation) / sqrt(1 + h^2)`` keeps mean and
-    variances (Silverman & Young 1987, The bootstrap: to smooth or not to smooth?, Biometrika 74).
-    """
-
-    def __init__(self, models: NDArray[np.float32]) -> None:
-        mean = models.mean(axis=0)
-        shrunk = np.float32(1 / np.sqrt(1 + NEIGHBOUR_SPREAD**2))
-        self.models = models
-        self.table = np.concatenate([models, mean + (models - mean) * shrunk])
-        self.scale = NEIGHBOUR_SPREAD * shrunk * models.std(axis=0)
-
-    def rows(self, numbers: Ints, bits: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """Numbers of any shape and a hash of each -> float32 [..., d]."""
-        made = numbers >= len(self.models)
-        if not made.any():
-            return self.models[numbers]
-        found = self.table[numbers % len(self.models) + len(self.models) * made]
-        noise = signs(bits, self.models.shape[1])
-        noise *= self.scale
-        noise *= made[..., None]
-        found += noise
-        return found
 
 
 def _with_utility(counts: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

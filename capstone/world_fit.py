@@ -78,11 +78,7 @@ def fit(feed: Feed, sequences: tuple[Sequence, ...]) -> Fit:
     99.5 % quantile and cut to its :data:`RANK` largest singular values.
     """
     chosen = feed.matrix(sequences)[:, 1:]
-    profile = np.zeros_like(chosen)
-    for row, sequence in zip(profile, sequences, strict=True):
-        ago = np.arange(len(sequence.items))[::-1]
-        row[sequence.items - 1] = np.exp(-ago / RECENT) + LASTING
-    scores = profile @ ease(chosen, REGULARISATION)
+    scores = recent_profile(feed, sequences)[:, 1:] @ ease(chosen, REGULARISATION)
     scores /= np.quantile(scores, 0.995, axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(scores @ scores.T)
     user_taste = vectors[:, -RANK:]
@@ -112,6 +108,15 @@ def fit(feed: Feed, sequences: tuple[Sequence, ...]) -> Fit:
         user_level, item_level, mean, taste_weight, spread,
         thresholds,
     )  # fmt: skip
+
+
+def recent_profile(feed: Feed, sequences: tuple[Sequence, ...]) -> Floats:
+    """Weights of each user's films, recent ones above old ones: [n_users, n_items + 1]."""
+    profile = np.zeros((feed.n_users, feed.n_items + 1))
+    for row, sequence in zip(profile, sequences, strict=True):
+        ago = np.arange(len(sequence.items))[::-1]
+        row[sequence.items] = np.exp(-ago / RECENT) + LASTING
+    return profile
 
 
 def _logistic(taste: Floats, chosen: Floats, offset: Floats) -> tuple[float, float]:

@@ -43,8 +43,9 @@ def draw_reranking(study: RerankingStudy) -> Figure:
     )
     right.set(xlabel="feed's share of its top creator (simulated)")
     left.text(
-        base.ild, 100 * LEAST_KEPT, f" {100 * LEAST_KEPT:g} % ", va="bottom", color=GREY, fontsize=8
-    )
+        1, 100 * LEAST_KEPT, f"{100 * LEAST_KEPT:g} %",
+        transform=left.get_yaxis_transform(), ha="right", va="bottom", color=GREY, fontsize=8,
+    )  # fmt: skip
     right.legend(frameon=False, loc="lower right")
     return figure
 

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def small_creators(catalogue: Catalogue, audience: Ints, share: float = 0.3) -> tuple[int, ...]:
+def small_creators(catalogue: Catalogue, audience: Ints, share: float = 0.2) -> tuple[int, ...]:
     """The (simulated) creators of the smallest audience, who together make a share of the films.
 
     Parameters

@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 Interval = tuple[float, float]
 METHODS: Mapping[str, Diversity] = {"MMR": "mmr", "DPP": "dpp"}
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
-FACTORS = (0.5, 0.7, 0.9, 0.97)
+FACTORS = (0.97, 0.9, 0.7, 0.5)
 LEAST_KEPT = 0.99
 """Share of NDCG that a setting must keep on the validation items to be chosen."""
 

@@ -35,7 +35,7 @@ def test_the_sources_are_drawn_at_their_recall_with_their_quota() -> None:
                       "nearest (5)"]  # fmt: skip
     points = [line.get_xdata()[0] for line in recall.lines if len(line.get_xdata()) == 1]
     assert points == pytest.approx([0.8, 0.1, 0.4, 0.6, 0.7])
-    assert [label.get_text() for label in contribution.get_yticklabels()][0] == "fresh"
+    assert next(label.get_text() for label in contribution.get_yticklabels()) == "fresh"
 
 
 def test_every_objective_has_a_curve_of_its_deciles() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,11 @@ def test_approximate_indexes_keep_the_item_ids(tmp_path: Path) -> None:
 
 
 def test_the_comparison_has_a_curve_of_each_kind_and_flat_is_exact() -> None:
-    points = retrieval_index.compare(VECTORS, QUERIES, k=10, n_lists=8)
+    gc.freeze()  # lab 2 collects before each measurement: what other tests left is not of interest
+    try:
+        points = retrieval_index.compare(VECTORS, QUERIES, k=10, n_lists=8)
+    finally:
+        gc.unfreeze()
     assert {point.name for point in points} == set(retrieval_index.KINDS)
     assert [point.recall for point in points if point.name == "Flat"] == [1.0]
     ivf = [point.recall for point in points if point.name == "IVF"]

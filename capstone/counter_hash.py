@@ -24,7 +24,8 @@ def hash64(seed: int, purpose: int, number: ArrayLike) -> Bits:
     generators, OOPSLA), applied to the key and again to the number.
     """
     key = _mix(np.array([seed], dtype=np.uint64) * _GOLDEN + np.uint64(purpose))
-    return _mix(np.asarray(number).astype(np.uint64) * _GOLDEN + key[0])
+    flat = np.atleast_1d(number).astype(np.uint64)
+    return _mix(flat * _GOLDEN + key[0]).reshape(np.shape(number))
 
 
 def uniform(bits: Bits, part: int = 0) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def draw_statistics(found: WorldStatistics) -> Figure:
     axes.axvline(1, color=GREY, linestyle="--")
     axes.set_yticks(place, [f"{row.name}  ({row.real:.2f})" for row in found.rows])
     axes.set(
-        xlabel=f"simulated / MovieLens, {found.events:,} events each (MovieLens in brackets)",
+        xlabel="simulated / MovieLens (its value in brackets)",
         xscale="log",
     )
     ticks = [0.5, 0.75, 1, 1.5, 2, 3]
@@ -59,14 +59,20 @@ def draw_position_bias(found: PositionStudy) -> Figure:
 
 
 def draw_drift(found: DriftStudy) -> Figure:
-    """Clicks of day 0's best list and of each day's best list, by day."""
-    figure, axes = _axes()
-    axes.plot(found.days, found.current, "o-", color=BLUE, label="best list of the day")
-    axes.plot(found.days, found.stale, "D-", color=ORANGE, label="best list of day 0")
-    axes.fill_between(found.days, found.stale, found.current, color=ORANGE, alpha=0.12)
-    axes.set(xlabel="day", ylabel="true clicks a session (simulated)")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="lower left")
+    """What day 0's best list loses against each day's, and how much of it is still there."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 3.0), layout="constrained")
+    panels = (
+        (100 * (1 - found.stale / found.current), "clicks lost (%, simulated)", ORANGE),
+        (100 * found.overlap, "items still among the best (%)", BLUE),
+    )
+    for axes, (values, label, colour) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.plot(found.days, values, "o-", color=colour)
+        axes.set(xlabel="days since the list was made", ylabel=label)
+        axes.set_ylim(bottom=0)
     return figure
 
 

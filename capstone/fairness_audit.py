@@ -227,14 +227,16 @@ def creator_exposure(
     audience : [n_items + 1]
         Training interactions of each item.
     """
-    from capstone.measure import ratio_of_means
-
     member = is_protected(catalogue.creator, protected) & catalogue.visible
     share, merit = exposure_shares(member, lists), member[targets].astype(float)
     catalogue_share = float(member.sum() / catalogue.visible.sum())
     require(bool(merit.any()), "held-out films of protected creators", 0, "must be >= 1")
     low, high = bootstrap_ci(share, n_boot=n_boot, seed=seed)
-    to_merit, merit_ci95 = ratio_of_means(share, merit, n_boot=n_boot, seed=seed)
+
+    def per_merit(rows: Floats, axis: int = -1) -> Floats:
+        users = rows.astype(np.int64)
+        return np.asarray(share[users].mean(axis=axis) / merit[users].mean(axis=axis))
+
     size = creator_sizes(catalogue, audience)
     return CreatorExposure(
         share=float(share.mean()),
@@ -243,8 +245,9 @@ def creator_exposure(
         merit_share=float(merit.mean()),
         to_catalogue=float(share.mean()) / catalogue_share,
         to_catalogue_ci95=(low / catalogue_share, high / catalogue_share),
-        to_merit=to_merit,
-        to_merit_ci95=merit_ci95,
+        to_merit=float(share.mean() / merit.mean()),
+        # Both shares are of the same users, who are resampled together.
+        to_merit_ci95=bootstrap_ci(np.arange(len(share)), per_merit, n_boot=n_boot, seed=seed),
         by_size=np.array([exposure_shares(size == n, lists).mean() for n in range(N_SIZES)]),
         catalogue_by_size=np.bincount(size[size >= 0], minlength=N_SIZES) / catalogue.visible.sum(),
         merit_by_size=np.array([(size[targets] == n).mean() for n in range(N_SIZES)]),

@@ -27,7 +27,7 @@ def draw_creator_exposure(study: FairnessStudy) -> Figure:
     place = np.arange(N_SIZES)
     for step, (values, colour, label) in enumerate(
         (
-            (before.by_size, ORANGE, "feeds, by value and diversity"),
+            (before.by_size, ORANGE, "feeds without a minimum"),
             (after.by_size, BLUE, f"with a minimum of {study.config.min_exposure:g}"),
         )
     ):
@@ -50,11 +50,12 @@ def draw_creator_exposure(study: FairnessStudy) -> Figure:
         [100 * each.kept for each in study.tried],
         "o-", color=BLUE,
     )  # fmt: skip
-    for each in study.tried:
-        mark = dict(fontweight="bold") if each.min_exposure == study.config.min_exposure else {}
+    for number, each in enumerate(study.tried):
+        mark = {"fontweight": "bold"} if each.min_exposure == study.config.min_exposure else {}
         right.annotate(
             f"{each.min_exposure:g}", (each.to_catalogue, 100 * each.kept),
-            textcoords="offset points", xytext=(4, 5), fontsize=8, **mark,
+            textcoords="offset points", xytext=(5, 4) if number % 2 else (-6, -12),
+            fontsize=8, **mark,
         )  # fmt: skip
     right.axvline(1, color=GREY, linestyle="--", linewidth=1)
     right.set(

@@ -67,7 +67,7 @@ EVIDENCE = (
 )  # fmt: skip
 CLAIMS = MODEL + SERVICE + EVIDENCE
 STAGE_OF = {
-    "C.system": "export", "C.system_goal": "export", "C.retrieval": "train",
+    "C.system": "fairness", "C.system_goal": "fairness", "C.retrieval": "train",
     "C.ranker": "auc", "C.ranker_goal": "auc",
     "C.student_ndcg": "export", "C.student_auc": "export", "C.gates": "register",
     "C.isolation": "impressions", "C.billion": "impressions",

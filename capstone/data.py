@@ -76,6 +76,11 @@ class Feed:
         return np.array([sequence.items[-1] for sequence in self.sequences])
 
     @cached_property
+    def validation_items(self) -> Ints:
+        """The item before the test item: what options are chosen on."""
+        return np.array([sequence.items[-2] for sequence in self.sequences])
+
+    @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """[n_users, n_items + 1]: what must not be recommended at test time, padding included."""
         seen = np.zeros((self.n_users, self.n_items + 1), dtype=bool)

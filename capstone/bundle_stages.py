@@ -1,0 +1,268 @@
+"""The stages that make a version of the feed: index, re-ranking, bundle, registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from capstone import bundle, measure
+from capstone.context import Context
+from capstone.data import SPLIT_SHA256, Ints, Sequence, histories
+from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES, slug
+from capstone.reranking import RerankConfig
+from capstone.reranking_study import Scored
+from common.results import write_json
+
+RERANK, SCORED = "rerank.json", "scored.npz"
+EXPLORED = 1
+"""Slots of a served feed that are drawn at random, so that other rankings can be judged."""
+GATE = "fairness_gate.json"
+REGISTRY = "registry.db"
+
+
+def index(c: Context) -> None:
+    """The item embeddings as a FAISS index (lab 2), versioned with the checkpoint."""
+    from capstone import retrieval_index
+    from labs.lab2_vector_db.evaluation import exact_search, recall_at_k
+    from labs.lab2_vector_db.measuring import read_bandwidth
+    from labs.lab2_vector_db.search import search
+
+    trained = c.workspace.need("train")
+    encoder = c.encoder(trained)
+    vectors = encoder.items.weight.detach().numpy().astype(np.float32)
+    version = bundle.sha256(trained / "encoder.safetensors")
+    with c.workspace.stage("index", "train") as folder:
+        retrieval_index.build(vectors, folder / "index", version, seed=c.run.seed)
+        np.save(folder / "vectors.npy", vectors)
+        opened = retrieval_index.open_index(folder / "index", version)
+        queries = measure.queries(encoder, c.feed.test_history, c.config.max_length)
+        _, found = search(opened, queries, 10)
+        _, exact = exact_search(vectors[1:], queries, 10, "inner_product")
+        recall = recall_at_k(found, np.arange(1, len(vectors))[exact])
+        c.run.metric("index.recall_at_10", recall.mean(), unit="ratio", n=len(recall))
+        c.run.metric("index.vectors", opened.ntotal, unit="count")
+        largest = retrieval_index.largest_exact(
+            vectors.shape[1], budget_ms=5.0, bytes_per_s=read_bandwidth()
+        )
+        c.run.metric(
+            "index.largest_exact", largest, unit="vectors",
+            how="an exact scan of more takes over 5 ms at this machine's measured bandwidth",
+        )  # fmt: skip
+
+
+def rerank(c: Context) -> None:
+    """Diversity and creator decay, chosen on validation; then what they cost on the test item."""
+    from capstone import figures_reranking
+    from capstone.reranking_study import study_reranking
+    from labs.lab4_model_serving.export import session
+
+    exported, retrieved = c.workspace.need("export"), c.workspace.need("retrieval")
+    score = measure.onnx_score(session(exported / "student.int8.onnx"))
+    weights = c.weights()
+
+    def scored(known: tuple[Sequence, ...], candidates: Ints, target: Ints) -> Scored:
+        history = histories(known, c.config.max_length)
+        value = [
+            weights.value(score(history[0][user : user + 1], history[1][user : user + 1], row))[0]
+            for user, row in enumerate(candidates[:, None])
+        ]
+        return Scored(np.stack(value), candidates, target)
+
+    vectors = np.load(c.workspace.need("index") / "vectors.npy")
+    with c.workspace.stage("rerank", "retrieval", "export", "index") as folder:
+        validation, test = (
+            scored(known, np.load(retrieved / name), target)
+            for known, name, target in (
+                (c.feed.train, VALIDATION_CANDIDATES, c.feed.validation_items),
+                (c.feed.test_history, TEST_CANDIDATES, c.feed.test_items),
+            )
+        )
+        np.savez(folder / SCORED, validation=validation.value, test=test.value)
+        study = study_reranking(
+            validation, test, c.catalogue, vectors, c.feed.genres,
+            k=10, n_boot=c.config.n_boot, seed=c.run.seed,
+        )  # fmt: skip
+        write_json(folder / RERANK, study.chosen.as_json())
+    by_value, chosen = study.test
+    for name, outcome in (("by_value", by_value), ("chosen", chosen)):
+        for what in ("ndcg", "ild", "genre_ild", "top_creator", "creator_gini", "coverage"):
+            c.run.metric(
+                f"rerank.{name}.{what}", getattr(outcome, what),
+                unit="ratio", n=c.feed.n_users,
+                how="test item, first 10" + ("; simulated creators" if "creator" in what else ""),
+            )  # fmt: skip
+    c.run.metric(
+        "rerank.ndcg_kept", chosen.kept, unit="ratio", n=c.feed.n_users,
+        how="test item; chosen on validation to keep at least 99 % there",
+    )  # fmt: skip
+    c.run.figure(
+        "reranking", figures_reranking.draw_reranking(study),
+        caption="What diversity and creator decay cost in NDCG, on the validation item.",
+    )  # fmt: skip
+
+
+def fairness(c: Context) -> None:
+    """User groups and simulated creators (lab 3), the mitigation and its price, the gate."""
+    from capstone import fairness_gate, figures_fairness
+    from capstone.fairness_audit import study_fairness
+
+    folder = c.workspace.need("rerank")
+    chosen = RerankConfig.from_json(json.loads((folder / RERANK).read_text(encoding="utf-8")))
+    validation, test = read_scored(c)
+    vectors = np.load(c.workspace.need("index") / "vectors.npy")
+    with c.workspace.stage("fairness", "rerank") as made:
+        study = study_fairness(
+            validation, test, c.feed, c.catalogue, vectors, chosen,
+            k=10, n_boot=c.config.n_boot, seed=c.run.seed,
+        )  # fmt: skip
+        policy = fairness_gate.read_policy()
+        before, after = (fairness_gate.gate(each, policy) for each in (study.before, study.after))
+        # The mitigation costs NDCG, so it is taken when the feed would be blocked without it.
+        mitigated = not before.promote
+        served, verdict = (study.after, after) if mitigated else (study.before, before)
+        config = study.config if mitigated else replace(study.config, min_exposure=0.0)
+        write_json(made / RERANK, replace(config, exploration_slots=EXPLORED).as_json())
+        write_json(made / GATE, {"promote": verdict.promote, "text": verdict.text})
+        np.save(made / "ndcg.npy", served.ndcg)
+    c.mean(
+        "system.ndcg_at_10", served.ndcg,
+        how="what is served: sources, INT8 student, value, re-ranking, minimum exposure; full "
+        "catalogue, without the exploration slot",
+    )  # fmt: skip
+    for name, gap in served.gaps.items():
+        c.run.metric(
+            f"fairness.ndcg_gap.{name}", gap.gap.difference,
+            unit="ratio", n=len(served.ndcg), ci95=gap.gap.difference_ci95,
+            how=f"mean NDCG@10, {gap.gap.highest} minus {gap.gap.lowest}, the largest gap: biased "
+            "upward, the p-value says whether there is one",
+        )  # fmt: skip
+        c.run.metric(
+            f"fairness.ndcg_gap_p.{name}", gap.p_adjusted,
+            unit="probability", n=c.config.n_boot, how="permutation, adjusted for all attributes",
+        )  # fmt: skip
+        for group in gap.report.groups:
+            c.run.metric(
+                f"fairness.ndcg.{name}.{slug(str(group.group))}", group.value,
+                unit="ratio", n=group.n, ci95=group.ci95,
+            )  # fmt: skip
+    for name, found in (("before", study.before.creators), ("after", study.after.creators)):
+        for what in ("to_catalogue", "to_merit"):
+            c.run.metric(
+                f"fairness.small_creators.{what}.{name}", getattr(found, what),
+                unit="ratio", n=found.n_users, ci95=getattr(found, f"{what}_ci95"),
+                how="exposure of small simulated creators over their share; 1 is parity",
+            )  # fmt: skip
+    c.run.metric(
+        "fairness.mitigation.ndcg_lost", study.ndcg_lost,
+        unit="ratio", n=len(served.ndcg), ci95=study.ndcg_lost_ci95, how="paired bootstrap",
+    )  # fmt: skip
+    c.run.metric(
+        "fairness.mitigation.exposure_gained", study.exposure_gained,
+        unit="ratio", n=len(served.ndcg), ci95=study.exposure_gained_ci95,
+    )  # fmt: skip
+    c.run.metric("fairness.mitigated", int(mitigated), unit="flag")
+    c.run.metric("fairness.blocked_before", int(not before.promote), unit="flag")
+    c.run.metric("fairness.blocked", int(not verdict.promote), unit="flag")
+    c.run.note(f"Fairness gate on what is served. {verdict.text}")
+    c.run.figure(
+        "fairness-users", figures_fairness.draw_user_groups(served),
+        caption="NDCG@10 of the served feed by group of users, with 95 % intervals.",
+    )  # fmt: skip
+    c.run.figure(
+        "fairness-creators", figures_fairness.draw_creator_exposure(study),
+        caption="Exposure by audience of the (simulated) creator, before and after the minimum.",
+    )  # fmt: skip
+
+
+def read_scored(c: Context) -> tuple[Scored, Scored]:
+    """The champion's values of the validation and the test candidates (rerank stage)."""
+    retrieved = c.workspace.need("retrieval")
+    with np.load(c.workspace.need("rerank") / SCORED) as stored:
+        return (
+            Scored(
+                stored["validation"], np.load(retrieved / VALIDATION_CANDIDATES),
+                c.feed.validation_items,
+            ),
+            Scored(stored["test"], np.load(retrieved / TEST_CANDIDATES), c.feed.test_items),
+        )  # fmt: skip
+
+
+def bundles(c: Context) -> None:
+    """Champion (INT8 student) and reference (fp32 teacher), packed for TorchServe."""
+    from capstone.serving import archive_rankers
+
+    trained, exported = c.workspace.need("train"), c.workspace.need("export")
+    indexed, retrieved = c.workspace.need("index"), c.workspace.need("retrieval")
+    chosen = c.workspace.need("fairness") / RERANK
+    facts = bundle.Facts(
+        checkpoint=bundle.sha256(trained / "encoder.safetensors"),
+        max_length=c.config.max_length,
+        candidates=c.config.candidates,
+        split_sha256=SPLIT_SHA256,
+        weights=c.weights(),
+        rerank=json.loads(chosen.read_text(encoding="utf-8")),
+    )
+    made_from = ("train", "retrieval", "export", "index", "fairness")
+    with c.workspace.stage("bundle", *made_from) as folder:
+        c.catalogue.save(folder / "catalogue.npz")
+        write_json(
+            folder / "users.json",
+            {
+                str(user + 1): [sequence.items.tolist(), sequence.ratings.tolist()]
+                for user, sequence in enumerate(c.feed.test_history)
+            },
+        )
+        shared = {
+            "encoder": exported / "encoder.onnx",
+            "index": indexed / "index",
+            "vectors": indexed / "vectors.npy",
+            "sources": retrieved / "sources.npz",
+            "catalogue": folder / "catalogue.npz",
+        }
+        made = [
+            bundle.assemble(folder / name, shared | _own(exported, name, ranker), facts)
+            for name, ranker in (("reference", "teacher"), ("champion", "student.int8"))
+        ]
+        archive_rankers(made, folder / "store")
+        size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
+        c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
+
+
+def _own(exported: Path, name: str, ranker: str) -> dict[str, Path]:
+    return {
+        "ranker": exported / f"{ranker}.onnx",
+        "calibration": exported / f"{name}.calibration.json",
+        "quality": exported / f"{name}.quality.json",
+    }
+
+
+def register(c: Context) -> None:
+    """The champion into the registry (MLflow), if every gate and the fairness gate let it."""
+    from capstone.gates import read_verdict
+    from capstone.registry import Registry
+
+    made = c.bundle("champion")
+    verdict = read_verdict(made.quality)
+    gate = json.loads((c.workspace.need("fairness") / GATE).read_text(encoding="utf-8"))
+    for each in verdict.outcomes:
+        limit = f"must be {each.gate.op} {each.gate.limit:g}"
+        of = " of the reference" if each.gate.relative else ""
+        c.run.metric(
+            f"gates.{slug(each.gate.name)}", each.value if np.isfinite(each.value) else None,
+            unit="ratio", how=f"{each.gate.metric}{of}, {limit}", reason="not finite",
+        )  # fmt: skip
+    c.run.metric("gates.failed", len(verdict.failed), unit="count", n=len(verdict.outcomes))
+    passed = verdict.passed and gate["promote"]
+    registry = Registry.at(c.workspace.folder / REGISTRY)
+    if passed:
+        champion = registry.register(made, passed=True, tags={"split": made.facts.split_sha256})
+        registry.promote()
+        c.run.note(f"Bundle {made.version} is version {champion.number} and champion.")
+    else:
+        why = ", ".join(verdict.failed) or "the fairness gate"
+        c.run.note(f"Bundle {made.version} was not registered: {why}.")
+    c.run.metric("registry.registered", int(passed), unit="flag")
+    c.run.metric("registry.versions", len(registry.all()), unit="count")

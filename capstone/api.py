@@ -147,20 +147,15 @@ class Readiness(Strict):
     """``ok``, or ``degraded`` while histories may be out of date."""
 
 
-class ShadowIn(Strict):
-    """An arm that is asked in the background; its answers are compared and thrown away."""
-
-    arm: Name
-    share: float = Field(gt=0, le=1)
-
-
 class ExperimentIn(Strict):
-    """Weights of the arms by name, which sum to 1 (an arm that is not named has 0), the share of
-    the units that are in the experiment, and a shadow arm or none."""
+    """Weights of the arms in their order, which sum to 1; the share of the units that are in the
+    experiment; and, with ``shadow``, the variant that is asked in the background for a share of
+    the feeds, its answers compared and thrown away."""
 
-    weights: dict[Name, float] = Field(min_length=1, max_length=16)
+    weights: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1, max_length=16)
     coverage: float = Field(default=1.0, ge=0, le=1)
-    shadow: ShadowIn | None = None
+    shadow: int | None = Field(default=None, ge=0, le=15)
+    shadow_share: float = Field(default=0.25, gt=0, le=1)
 
 
 class Arm(Strict):

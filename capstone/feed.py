@@ -95,6 +95,11 @@ class Pipeline:
     fallback: Stage
     log: Stage
 
+    @property
+    def ranking(self) -> tuple[Stage, ...]:
+        """The stages that make a feed, in their order."""
+        return self.hydrate, self.source, self.filter, self.score, self.select
+
 
 Observe = Callable[[str, float], None]
 """Takes a stage's name and its seconds."""
@@ -139,9 +144,7 @@ async def execute_stages(
         observe(stage.name, now - mark)
         mark = now
 
-    for stage in (
-        pipeline.hydrate, pipeline.source, pipeline.filter, pipeline.score, pipeline.select
-    ):  # fmt: skip
+    for stage in pipeline.ranking:
         due += deadlines_s[stage.name]
         try:
             missed = await run_with_deadline(

@@ -1,166 +1,303 @@
-"""The HTTP service: ``POST /feed`` returns a user's feed. FastAPI, token required.
+"""The HTTP service: feeds, reactions, the experiment, the page, and what operators look at.
 
 It listens on loopback unless told otherwise. ``python -m capstone.gateway CONFIG`` is started by
 :mod:`capstone.serving`; the secrets come through the environment, never through the command line.
+
+=================  ======  =========================================================
+``POST /feed``     client  a feed (:class:`capstone.api.FeedQuery`)
+``POST /events``   client  a reaction (:class:`capstone.api.EventIn`)
+``GET /users``     client  some people for the page
+``GET /stages``    client  latency by stage over the last requests
+``GET /experiment``  client  arms, weights, shadow
+``PUT /experiment``  admin   change them
+``POST /bundles``  admin   load a bundle as a new arm of weight 0
+``PUT /withdrawn``  admin   items that nobody may be shown any more
+``GET /health``    open    the process answers
+``GET /ready``     open    send traffic (200) or not (503)
+``GET /metrics``   open    Prometheus
+=================  ======  =========================================================
 """
 
 from __future__ import annotations
 
-import hmac
-import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Any
 
-import aiohttp
-from fastapi import Depends, FastAPI, Header, HTTPException, Response
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel, Field
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import generate_latest
+from pydantic import BaseModel
 
-from capstone import bundle
-from capstone.feed import Request, ScorerDown, Stage, UserStore, build_stages, execute_stages
-from common.ports import LOOPBACK
-from labs.lab6_online_eval.assignment import assign
+from capstone import api
+from capstone.feed_service import FeedService
+from capstone.gateway_config import GatewayConfig
+from capstone.gateway_http import Exchange, Gate, parsed
+from common.errors import EXIT_BAD_INPUT, InputError
+from labs.lab4_model_serving.json_logs import AccessLog
+from labs.lab4_model_serving.protocol import HttpError
 
-LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-
-@dataclass(frozen=True)
-class GatewayConfig:
-    """What the gateway serves. Bundle ``i`` is variant ``i`` of the experiment."""
-
-    bundles: list[str]
-    users: str
-    exposures: str
-    scorer_url: str
-    port: int
-    host: str = LOOPBACK
-    experiment: str = "feed"
-    weights: tuple[float, ...] = (1.0,)
-
-    def write(self, path: Path) -> Path:
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        return path
-
-    @classmethod
-    def read(cls, path: Path) -> GatewayConfig:
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-class FeedQuery(BaseModel):
-    """``unit_id`` is what an experiment randomises; it is the user unless given."""
-
-    user_id: int = Field(ge=1)
-    k: int = Field(default=10, ge=1, le=50)
-    unit_id: str | None = Field(default=None, max_length=64)
-    variant: int | None = Field(default=None, ge=0)
+PAGE = Path(__file__).with_name("page")
+MIN_TOKEN = 16
+DESCRIPTIONS = {
+    400: "The body is no JSON",
+    401: "No token, or not this service's",
+    403: "Not allowed with this token, or a forged request id",
+    404: "No such item",
+    409: "In conflict with what is there",
+    413: "The body is too long",
+    415: "The content type is not application/json",
+    422: "JSON that does not fit; the message names the fields",
+    503: "Too much at once, or a disk that fails; see Retry-After",
+    507: "No room on disk",
+}
 
 
-class Metrics:
-    """Request and stage latency as histograms, so that a p99 can be aggregated."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.stage = Histogram(
-            "feed_stage_seconds",
-            "Seconds in each stage of a feed request.",
-            ["stage"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
-        )
-        self.requests = Counter(
-            "feed_requests_total",
-            "Feed requests by bundle version and status.",
-            ["version", "status"],
-            registry=self.registry,
-        )
-
-    def observe(self, stage: str, seconds: float) -> None:
-        self.stage.labels(stage).observe(seconds)
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": api.Problem, "description": DESCRIPTIONS[status]} for status in statuses
+    }
 
 
-def create_app(config: GatewayConfig, *, token: str, scorer_token: str) -> FastAPI:
-    """The application. ``token`` is what clients must send as ``Authorization: Bearer``."""
-    bundles = [bundle.load(Path(folder)) for folder in config.bundles]
-    users = UserStore(Path(config.users))
-    metrics = Metrics()
-    variants: list[list[Stage]] = []
+def _takes(model: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def create_app(
+    config: GatewayConfig, *, token: str, admin_token: str, scorer_token: str = ""
+) -> Gate:
+    """The ASGI application; its service is ``app.service``.
+
+    Raises
+    ------
+    InputError
+        A token that is too short, or what :class:`capstone.feed_service.FeedService` refuses.
+    """
+    for name, value in (("FEED_TOKEN", token), ("FEED_ADMIN_TOKEN", admin_token)):
+        if len(value) < MIN_TOKEN:
+            raise InputError(f"{name} has {len(value)} characters, at least {MIN_TOKEN} are needed")
+    service = FeedService(config, secret=token, scorer_token=scorer_token)
+    access = None
+    if config.access_log:
+        access = AccessLog(Path(config.access_log), sample=config.access_sample, slow_ms=50.0)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with Path(config.exposures).open("a", encoding="utf-8", buffering=1) as exposures:
-            async with aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=256), trust_env=False
-            ) as client:
-                variants.extend(
-                    build_stages(
-                        one,
-                        users,
-                        client,
-                        scorer_url=f"{config.scorer_url}/predictions/ranker/{one.version}",
-                        scorer_headers={"Authorization": f"Bearer {scorer_token}"},
-                        write=lambda line: print(line, file=exposures),
-                    )
-                    for one in bundles
-                )
-                yield
-
-    app = FastAPI(title="Feed", lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    def authorised(authorization: Annotated[str, Header()] = "") -> None:
-        if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, "send the gateway's token as Authorization: Bearer <token>")
-
-    @app.post("/feed", dependencies=[Depends(authorised)])
-    async def feed(query: FeedQuery) -> dict[str, Any]:
-        unit = query.unit_id or str(query.user_id)
-        variant = query.variant
-        if variant is None:
-            variant = assign(unit, config.experiment, config.weights) or 0
-        if variant >= len(bundles):
-            raise HTTPException(422, f"variant {variant}: there are {len(bundles)}")
-        if query.user_id not in users.histories:
-            raise HTTPException(404, f"user {query.user_id} is not known")
-        request = Request(query.user_id, unit, query.k, variant)
-        version = bundles[variant].version
+        await service.start()
         try:
-            await execute_stages(variants[variant], request, metrics.observe)
-        except ScorerDown as error:
-            metrics.requests.labels(version, "503").inc()
-            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from error
-        metrics.requests.labels(version, "200").inc()
-        return {
-            "user_id": query.user_id,
-            "variant": variant,
-            "version": version,
-            "items": request.items,
-            "timings_ms": request.timings_ms,
-        }
+            yield
+        finally:
+            await service.close()
+            if access is not None:
+                access.close()
+
+    async def feed(body: bytes, exchange: Exchange) -> bytes:
+        answer, request = await service.feed(parsed(api.FeedQuery, body), exchange.began)
+        if access is not None:
+            exchange.fields |= {
+                "request_id": request.request_id,
+                "user_id": request.user_id,
+                "variant": request.variant,
+                "fallback": request.missed[0] if request.missed else None,
+                "items": len(request.shown.items) if request.shown else 0,
+                **{f"{stage}_ms": ms for stage, ms in request.timings_ms.items()},
+            }
+            exchange.fields.pop("total_ms")
+        return answer
+
+    async def events(body: bytes, exchange: Exchange) -> bytes:
+        event = parsed(api.EventIn, body)
+        exchange.fields |= {"event_id": event.event_id, "user_id": event.user_id}
+        return (await service.react(event)).model_dump_json().encode()
+
+    app = _routes(service, config, lifespan)
+    gate = Gate(
+        {("POST", "/feed"): feed, ("POST", "/events"): events},
+        app, token=token, admin_token=admin_token, metrics=service.metrics, access=access,
+    )  # fmt: skip
+    gate.service = service  # type: ignore[attr-defined]
+    gate.openapi = app.openapi  # type: ignore[attr-defined]
+    return gate
+
+
+def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastAPI:
+    app = FastAPI(
+        title="Feed",
+        description="A feed-ranking service over MovieLens 100K; its creators are simulated.",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=_problems(401, 413),
+    )
+    bearer = HTTPBearer(auto_error=False)
+
+    @app.exception_handler(HttpError)
+    async def refused(request: Request, error: HttpError) -> Response:
+        return JSONResponse({"detail": error.message}, error.status, dict(error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def unfit(request: Request, error: RequestValidationError) -> Response:
+        told = "; ".join(str(fault["msg"]) for fault in error.errors())
+        return JSONResponse({"detail": told[:1000]}, 422)
+
+    async def answered_before(request: Request) -> Response:
+        raise HttpError(404, "this route is answered before the application")
+
+    # The gate answers these two; here they are for OpenAPI.
+    for path, takes, gives, problems in (
+        ("/feed", api.FeedQuery, api.FeedAnswer, (400, 415, 422, 503)),
+        ("/events", api.EventIn, api.EventAnswer, (400, 403, 404, 409, 415, 422, 503, 507)),
+    ):
+        app.post(
+            path, responses=_problems(*problems) | {200: {"model": gives}},
+            response_model=None, openapi_extra=_takes(takes), name=path[1:],
+        )(answered_before)  # fmt: skip
+
+    async def body_of(request: Request, model: type[Any]) -> Any:
+        if not request.headers.get("content-type", "").lower().startswith("application/json"):
+            raise HttpError(415, "Content-Type must be application/json")
+        return parsed(model, await request.body())
+
+    @app.get("/users")
+    async def users() -> list[api.Person]:
+        return await service.people()
+
+    @app.get("/stages")
+    async def stages() -> list[api.StageLatency]:
+        return service.stages()
+
+    @app.get("/experiment")
+    async def experiment() -> api.Experiment:
+        return service.experiment()
+
+    refusals = _problems(400, 403, 415, 422)
+
+    @app.put(
+        "/experiment", responses=refusals | _problems(507), openapi_extra=_takes(api.ExperimentIn)
+    )
+    async def change_experiment(request: Request) -> api.Experiment:
+        return service.set_experiment(await body_of(request, api.ExperimentIn))
+
+    @app.post(
+        "/bundles", responses=refusals | _problems(409), openapi_extra=_takes(api.BundleIn)
+    )  # fmt: skip
+    async def add_bundle(request: Request) -> api.Arm:
+        return await service.add_bundle(await body_of(request, api.BundleIn))
+
+    @app.put("/withdrawn", responses=refusals, openapi_extra=_takes(api.WithdrawnIn))
+    async def withdraw(request: Request) -> api.WithdrawnIn:
+        asked: api.WithdrawnIn = await body_of(request, api.WithdrawnIn)
+        service.withdrawn.clear()
+        service.withdrawn.update(asked.items)
+        return asked
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "versions": [one.version for one in bundles]}
+    async def health() -> api.Health:
+        return api.Health(status="ok", versions=[arm.version for arm in service.arms.described()])
 
-    @app.get("/metrics")
-    async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
+    @app.get("/ready", responses={503: {"model": api.Readiness, "description": "Not ready"}})
+    async def ready(response: Response) -> api.Readiness:
+        found = service.readiness()
+        response.status_code = 200 if found.ready else 503
+        return found
 
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        service.tell()
+        text = generate_latest(service.metrics.registry)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    page = Path(config.page) if config.page else PAGE
+    if (page / "index.html").is_file():
+        app.mount("/static", StaticFiles(directory=page))
+
+        @app.get("/", include_in_schema=False)
+        async def index() -> Response:
+            return FileResponse(page / "index.html")
+
+    _describe(app, bearer)
     return app
 
 
-def main(path: str) -> None:
-    import uvicorn
+def _describe(app: FastAPI, bearer: HTTPBearer) -> None:
+    """Add to the OpenAPI what the gate does: the token, and the models it parses itself."""
+    plain = app.openapi
+    models = (api.FeedQuery, api.EventIn, api.ExperimentIn, api.BundleIn, api.WithdrawnIn)
 
-    config = GatewayConfig.read(Path(path))
-    app = create_app(
-        config, token=os.environ["FEED_TOKEN"], scorer_token=os.environ["SCORER_TOKEN"]
-    )
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = plain()
+            schemas = schema["components"]["schemas"]
+            for model in models:
+                made = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= made.pop("$defs", {})
+                schemas[model.__name__] = made
+            schema["components"]["securitySchemes"] = {
+                "token": {"type": "http", "scheme": bearer.model.scheme}  # type: ignore[attr-defined]
+            }
+            schema["security"] = [{"token": []}]
+            for path in ("/health", "/ready", "/metrics"):
+                schema["paths"][path]["get"]["security"] = []
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+class DrainingServer(uvicorn.Server):
+    """Says "not ready" at the first signal, serves on for ``drain_s``, and then ends in order.
+
+    A load balancer takes some seconds to see that a server is not ready. One that stops at once
+    refuses what is sent meanwhile.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: FeedService, drain_s: float) -> None:
+        super().__init__(config)
+        self._service, self._drain_s = service, drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        again = self._service.draining
+        self._service.drain()
+        if again or self._drain_s == 0:
+            self.should_exit = True  # requests under way are answered, the logs written
+        else:
+            timer = threading.Timer(self._drain_s, setattr, (self, "should_exit", True))
+            timer.daemon = True
+            timer.start()
+
+
+def main(path: str) -> int:
+    """Serve until a signal comes."""
+    try:
+        config = GatewayConfig.read(Path(path))
+        app = create_app(
+            config,
+            token=os.environ.get("FEED_TOKEN", ""),
+            admin_token=os.environ.get("FEED_ADMIN_TOKEN", ""),
+            scorer_token=os.environ.get("SCORER_TOKEN", ""),
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    options = uvicorn.Config(
+        app, host=config.host, port=config.port, log_level="warning", access_log=False,
+        loop="uvloop", http="httptools", lifespan="on", timeout_graceful_shutdown=5,
+        timeout_keep_alive=75, backlog=2048,
+    )  # fmt: skip
+    DrainingServer(options, app.service, config.drain_s).run()  # type: ignore[attr-defined]
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1]))

@@ -27,6 +27,8 @@ class GatewayConfig:
     host: str = LOOPBACK
     scorer_url: str = ""
     """Of TorchServe; empty scores in this process."""
+    scorer_token_file: str = ""
+    """File with TorchServe's token, read again when it was refused; else SCORER_TOKEN is used."""
     state: str = ""
     """SQLite file of user state; by default ``state.sqlite`` in the folder of the event log."""
     redis_url: str = ""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -58,15 +59,32 @@ Waiting = tuple[ScoreRequest, "asyncio.Future[Scores]"]
 
 
 class TorchServeConnection:
-    """Kept-alive connections to one TorchServe, shared by the scorers of all versions."""
+    """Kept-alive connections to one TorchServe, shared by the scorers of all versions.
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        self.url, self.headers = url, dict(headers)
+    Parameters
+    ----------
+    token
+        What TorchServe asks for, or the file that holds it: a server that was started again has
+        another one, so the file is read again after a failure.
+    """
+
+    def __init__(self, url: str, token: str | Path) -> None:
+        self.url, self._source = url, token
+        self.token = ""
+        self.read_token()
         self.bodies: list[bytes] = [b""] * SLOTS
         self.free = list(range(SLOTS))
         self.client = HttpClient(
             url, [b""] * SLOTS, SLOTS, connections=SLOTS, on_answer=self._take
         )  # fmt: skip
+
+    def read_token(self) -> None:
+        """Take the token that is valid now."""
+        if isinstance(self._source, str):
+            self.token = self._source
+        else:
+            with suppress(OSError):  # it is being written: the old one until the next failure
+                self.token = self._source.read_text(encoding="utf-8").strip()
 
     async def close(self) -> None:
         await self.client.close()
@@ -79,10 +97,9 @@ class TorchServeScorer:
     """The ranker of one version behind TorchServe (:mod:`capstone.rank_handler`)."""
 
     def __init__(self, connection: TorchServeConnection, version: str) -> None:
-        self._connection = connection
-        url = f"{connection.url}/predictions/ranker/{version}"
-        head = build_request(url, b"", connection.headers | {"Content-Type": CONTENT_TYPE})
-        self._before, self._after = head.split(b"Content-Length: 0")
+        self._connection, self._version = connection, version
+        self._token = ""
+        self._before = self._after = b""
         self._waiting: deque[Waiting] = deque()
         self._under_way = 0
 
@@ -104,6 +121,8 @@ class TorchServeScorer:
 
     def _post(self, users: list[Waiting], *, again: bool = True) -> None:
         connection = self._connection
+        if self._token != connection.token:
+            self._renew_head()
         slot = connection.free.pop()
         body = encode([request for request, _ in users])
         length = b"Content-Length: %d" % len(body)
@@ -122,6 +141,12 @@ class TorchServeScorer:
         for _, answer in users:
             answer.add_done_callback(gone)
 
+    def _renew_head(self) -> None:
+        self._token = self._connection.token
+        url = f"{self._connection.url}/predictions/ranker/{self._version}"
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": CONTENT_TYPE}
+        self._before, self._after = build_request(url, b"", headers).split(b"Content-Length: 0")
+
     def _answered(
         self, slot: int, users: list[Waiting], again: bool, post: asyncio.Future[int]
     ) -> None:
@@ -134,6 +159,7 @@ class TorchServeScorer:
         if wanted and isinstance(error, ConnectionResetError) and again:
             self._post(wanted, again=False)  # the connection was closed while it was idle
         elif error is not None:
+            connection.read_token()
             _fail(wanted, f"the ranker failed: {error!r}")
         elif wanted:
             self._give(users, body)
@@ -174,7 +200,3 @@ class LocalScorer:
             return by_head(run(self._session, padded(request, self._length)))
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-MakeScorer = Callable[[str, Path], Scorer]
-"""(version, path of the ranker) to its scorer."""

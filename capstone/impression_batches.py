@@ -130,9 +130,17 @@ class ReadingPlan:
 
     def usual_rows(self) -> float:
         """Kept rows of a step over all ranks, estimated from the first shard."""
+        return float(self._first_kept()[1].mean()) * self.impressions_per_step
+
+    def usual_rates(self) -> NDArray[np.float64]:
+        """Share of the kept rows with each of ``LOGITS``, estimated from the first shard."""
+        first, mask = self._first_kept()
+        found = labels_of(vars(take(first, np.flatnonzero(mask)))).mean(axis=0)
+        return np.clip(found, 1e-3, 1 - 1e-3).astype(np.float64)
+
+    def _first_kept(self) -> tuple[Impressions, Bools]:
         first = cached_shard(self.config, 0)
-        mask = kept(self.row_ids(0, slice(0, first.n)), reacted(first), self.share)
-        return float(mask.mean()) * self.impressions_per_step
+        return first, kept(self.row_ids(0, slice(0, first.n)), reacted(first), self.share)
 
     def batch(self, step: int, rank: int, world: int, device: torch.device | str) -> Batch:
         """The rank's batch of a step."""

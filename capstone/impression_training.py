@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capstone.impression_batches import Batch, ReadingPlan
-from capstone.impressions import ImpressionConfig, world_of
+from capstone.impressions import ImpressionConfig
 from capstone.target_ranker import (
     SizeName,
     TargetRanker,
@@ -40,6 +41,7 @@ from labs.lab1_fsdp_advanced.sharding import Strategy, shard
 from labs.lab1_fsdp_advanced.throughput import peak_of, synchronise, utilisation
 from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
 
+TOWER_RATE = 10.0
 PROGRESS_LINE = re.compile(r"progress impressions (\d+) (\d+) (-?\d+\.\d+)")
 
 
@@ -169,18 +171,30 @@ def sharded_model(job: ImpressionJob, ranks: Ranks) -> nn.Module:
         blocks=blocks,
         param_dtype=precision.param_dtype,
     )
-    model.init_weights(job.seed)
+    model.init_weights(job.seed, job.plan.usual_rates())
     return model
+
+
+def parameter_groups(job: ImpressionJob, model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups: the position tower moves :data:`TOWER_RATE` times as fast, without decay.
+
+    Adam moves a weight by about the learning rate, whatever its gradient. A position differs from
+    another by a whole unit of logit; through the layers a step changes a logit by far more.
+    """
+    tower = [p for name, p in model.named_parameters() if name.startswith("positions.")]
+    others = [p for name, p in model.named_parameters() if not name.startswith("positions.")]
+    rate = job.learning_rate
+    return [
+        {"params": others, "lr": rate, "weight_decay": job.weight_decay},
+        {"params": tower, "lr": TOWER_RATE * rate, "weight_decay": 0.0},
+    ]
 
 
 def train(job: ImpressionJob) -> None:
     """Train on this rank; rank 0 writes ``job.output`` and ``job.result``."""
     with process_group(job.device, seed=job.seed) as ranks:
         model = sharded_model(job, ranks)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
-        )
-        world_of(job.plan.config)  # before the clock starts
+        optimizer = torch.optim.AdamW(parameter_groups(job, model), fused=True)
         meter = Meter(ranks.device)
         total = job.plan.steps
 

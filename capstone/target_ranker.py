@@ -16,7 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from capstone.candidate_mask import isolation_mask
 from capstone.downsampling import ANY
@@ -150,9 +152,22 @@ class TargetRanker(nn.Module):
         self.norm = nn.RMSNorm(shape.width)
         self.head = nn.Linear(shape.width, len(LOGITS), bias=False)
 
-    def init_weights(self, seed: int) -> None:
-        """Lab 1's: the same weights from ``seed`` on any number of ranks."""
+    @torch.no_grad()
+    def init_weights(self, seed: int, rates: ArrayLike | None = None) -> None:
+        """Lab 1's: the same weights from ``seed`` on any number of ranks.
+
+        Parameters
+        ----------
+        rates
+            Share of the training rows with each of :data:`LOGITS`. The position tower starts at
+            their log-odds: otherwise the first hundreds of steps go into finding them.
+        """
         Decoder.init_weights(self, seed)  # type: ignore[arg-type]
+        if rates is not None:
+            base = torch.from_numpy(logit(np.asarray(rates))).float()
+            table = self.positions.weight
+            local = table.to_local() if isinstance(table, DTensor) else table
+            local.copy_(base.expand_as(local))
 
     def forward(self, requests: Requests) -> Tensor:
         """Logits [B, C, heads]."""

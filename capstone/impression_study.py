@@ -1,0 +1,380 @@
+"""The study of training on **simulated** impressions: accuracy, calibration, isolation, resuming.
+
+Trained on the log's first days, calibrated on the next, judged on the last, which are never
+downsampled. The world knows the true probabilities, so every score stands beside the best possible.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from capstone.calibration import Calibration, Platt, fit_platt, measure, reliability, save
+from capstone.downsampling import corrected_heads
+from capstone.impression_batches import ReadingPlan, cached_shard, join, pack, take
+from capstone.impression_training import (
+    ImpressionJob,
+    Trained,
+    load_target_ranker,
+    train_impressions,
+)
+from capstone.impressions import ImpressionConfig, Impressions, world_of
+from capstone.target_ranker import HEADS, SizeName, TargetRanker, meta_model, parameters
+from capstone.target_ranker import probabilities as scores_of
+from common.errors import require
+from labs.lab1_fsdp_advanced.checkpoint_files import step_folder
+from labs.lab3_fairness.calibration import ReliabilityCurve
+
+Floats = NDArray[np.float64]
+Scores = dict[str, Floats]
+NEW_ITEM_DAYS = 7.0
+"""An item that appeared at most this long ago counts as new."""
+
+
+@dataclass(frozen=True)
+class StudySize:
+    """How much the study does.
+
+    Attributes
+    ----------
+    calibration_shards, test_shards
+        After the plan's training shards: later days of the same log.
+    tail
+        Steps before the end at which a second run goes on from the first one's checkpoint, on
+        another number of ranks; 0 leaves that out.
+    """
+
+    size: SizeName
+    plan: ReadingPlan
+    calibration_shards: int
+    test_shards: int
+    learning_rate: float
+    tail: int
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        used = self.plan.train_shards + self.calibration_shards + self.test_shards
+        require(
+            used <= self.plan.config.n_shards,
+            "shards of training, calibration and test", used,
+            f"must be at most n_shards = {self.plan.config.n_shards}",
+        )  # fmt: skip
+
+
+def _plan(train_shards: int, lanes: int, steps: int, share: float, **config: float) -> ReadingPlan:
+    return ReadingPlan(
+        ImpressionConfig(**config),  # type: ignore[arg-type]
+        train_shards,
+        lanes,
+        steps,
+        share,
+    )
+
+
+def study_size(scale: str, seed: int = 0) -> StudySize:
+    """What each scale does; full needs several GPUs and has not been run."""
+    if scale == "smoke":
+        plan = _plan(
+            4, 2, 8, 0.2, n_users=2000, n_items=3000, n_impressions=80_000,
+            history_length=8, shard_lists=1000, n_days=4, new_items=0.5, seed=seed,
+        )  # fmt: skip
+        return StudySize("tiny", plan, 2, 2, 1e-2, tail=0)
+    if scale == "standard":
+        plan = _plan(
+            40, 4, 16, 0.1, n_users=20_000, n_items=3000, n_impressions=614_400,
+            history_length=20, shard_lists=1024, n_days=7, new_items=0.3, seed=seed,
+        )  # fmt: skip
+        return StudySize("small", plan, 8, 12, 4e-3, tail=8)
+    plan = _plan(
+        2400, 64, 32, 0.1, n_users=10_000_000, n_items=100_000, n_impressions=102_400_000,
+        history_length=255, shard_lists=4096, seed=seed,
+    )  # fmt: skip
+    return StudySize("full", plan, 10, 20, 3e-4, tail=8, precision="bf16")
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """One head on the test days.
+
+    ``raw`` as trained on the kept rows, ``corrected`` for the downsampling, ``final`` after Platt
+    too; ``oracle`` are the world's true probabilities.
+    """
+
+    auc: float
+    oracle_auc: float
+    raw: Calibration
+    corrected: Calibration
+    final: Calibration
+    oracle: Calibration
+    platt: Platt
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """P(click) on a part of the test rows."""
+
+    name: str
+    auc: float
+    oracle_auc: float
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class ImpressionStudy:
+    """Everything the stage records; all of it about **simulated** people.
+
+    Attributes
+    ----------
+    isolation_difference
+        Largest change of any probability between scoring a list together and item by item.
+    examination, learnt_examination : [positions]
+        Odds of a click by position over those on top: the world's law, and the model's tower.
+    taste_correlation
+        Spearman correlation with the true P(click | seen), by position given to the model:
+        ``"served"`` at the top, ``"logged"`` where the row was shown.
+    resume_difference
+        Largest difference between the losses of the last steps and those of a run that went on
+        from the checkpoint, on ``resumed_world`` ranks; None when left out.
+    full_parameters
+        Of the size "full", counted without memory.
+    """
+
+    scale: str
+    trained: Trained
+    heads: Mapping[str, HeadResult]
+    slices: tuple[SliceResult, ...]
+    curves: Mapping[str, ReliabilityCurve]
+    isolation_difference: float
+    examination: Floats
+    learnt_examination: Floats
+    taste_correlation: Mapping[str, float]
+    resume_difference: float | None
+    resumed_world: int
+    full_parameters: int
+    n_test: int
+
+
+def study_impressions(
+    folder: Path,
+    *,
+    scale: str,
+    procs: int,
+    device: str,
+    seed: int = 0,
+    on_progress: Callable[[int, int, float], None] | None = None,
+) -> ImpressionStudy:
+    """Train, resume, calibrate and judge; weights and ``calibration.json`` are left in ``folder``.
+
+    Parameters
+    ----------
+    scale
+        ``"smoke"``, ``"standard"`` or ``"full"``.
+    procs, device
+        Ranks, and ``"cpu"`` or ``"cuda"``.
+    on_progress
+        See ``train_impressions``.
+    """
+    return study(
+        folder, study_size(scale, seed),
+        scale=scale, procs=procs, device=device, seed=seed, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def study(
+    folder: Path,
+    what: StudySize,
+    *,
+    scale: str,
+    procs: int,
+    device: str,
+    seed: int,
+    on_progress: Callable[[int, int, float], None] | None = None,
+) -> ImpressionStudy:
+    """:func:`study_impressions` of a size of one's own."""
+    plan = what.plan
+    job = ImpressionJob(
+        size=what.size, plan=plan, learning_rate=what.learning_rate, device=device, seed=seed,
+        output=str(folder / "target_ranker.safetensors"), checkpoints=str(folder / "checkpoints"),
+        result=str(folder / "trained.json"), precision=what.precision,
+        save_every=plan.steps - what.tail,
+    )  # fmt: skip
+    trained = train_impressions(job, procs=procs, folder=folder, on_progress=on_progress)
+    difference, resumed_world = None, max(1, procs // 2)
+    if what.tail:
+        difference = resume_difference(job, trained, folder / "resumed", resumed_world, what.tail)
+    model = load_target_ranker(Path(job.output), what.size, plan.vocabulary)
+    first = plan.train_shards
+    middle = first + what.calibration_shards
+    calibration_rows = _rows(plan.config, range(first, middle))
+    test = _rows(plan.config, range(middle, middle + what.test_shards))
+    earlier = corrected_heads(predict(model, calibration_rows), plan.share)
+    maps = {head: fit_platt(earlier[head], getattr(calibration_rows, head)) for head in HEADS}
+    save(folder / "calibration.json", maps)
+    raw, truth = predict(model, test), oracle(plan.config, test)
+    right = corrected_heads(raw, plan.share)
+    final = {head: maps[head].apply(right[head]) for head in HEADS}
+    heads = {
+        head: _judge(getattr(test, head), raw[head], right[head], truth[head], maps[head])
+        for head in HEADS
+    }
+    tower = model.positions.weight.detach().numpy()[:, 0]
+    return ImpressionStudy(
+        scale=scale,
+        trained=trained,
+        heads=heads,
+        slices=_slices(test, final["click"], truth["click"]),
+        curves={
+            "as trained": reliability(raw["click"], test.click),
+            "corrected": reliability(right["click"], test.click),
+            "corrected and Platt": reliability(final["click"], test.click),
+        },
+        isolation_difference=isolation_difference(model, take(test, slice(0, 640))),
+        examination=world_of(plan.config).examination(plan.config.list_length),
+        learnt_examination=np.exp(tower - tower[0]),
+        taste_correlation=_taste_correlation(plan.config, model, test, raw["click"]),
+        resume_difference=difference,
+        resumed_world=resumed_world,
+        full_parameters=parameters(meta_model("full", study_size("full").plan.vocabulary)),
+        n_test=test.n,
+    )
+
+
+def resume_difference(
+    job: ImpressionJob, trained: Trained, folder: Path, procs: int, tail: int
+) -> float:
+    """Go on from the checkpoint ``tail`` steps before the end; largest difference of the losses."""
+    step = job.plan.steps - tail
+    source, target = (step_folder(path, step) for path in (Path(job.checkpoints), folder))
+    shutil.copytree(source, target)
+    again = replace(
+        job, checkpoints=str(folder), save_every=0,
+        output=str(folder / "weights.safetensors"), result=str(folder / "trained.json"),
+    )  # fmt: skip
+    resumed = train_impressions(again, procs=procs, folder=folder)
+    require(resumed.first_step == step, "first step", resumed.first_step, f"must be {step}")
+    return float(np.abs(np.subtract(resumed.losses, trained.losses[-tail:])).max())
+
+
+@torch.no_grad()
+def predict(
+    model: TargetRanker, rows: Impressions, *, lists: int = 512, at_the_top: bool = False
+) -> Scores:
+    """Probabilities of each head [n], where the rows were shown or as serving scores them."""
+    starts = np.append(np.flatnonzero(rows.position == 0), rows.n)
+    parts: list[Scores] = []
+    for first in range(0, len(starts) - 1, lists):
+        last = min(first + lists, len(starts) - 1)
+        part = take(rows, slice(int(starts[first]), int(starts[last])))
+        requests, _, weight = pack(part, np.ones(part.n, dtype=bool))
+        found = scores_of(model, requests.at_the_top() if at_the_top else requests)
+        real = weight.numpy() > 0
+        parts.append({head: p[real] for head, p in found.items()})
+    return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
+
+
+def oracle(config: ImpressionConfig, rows: Impressions) -> Scores:
+    """The world's true probability of each reaction where the row was shown [n]."""
+    world = world_of(config)
+    p = _true_given_seen(config, rows)
+    seen = world.examination(config.list_length)[rows.position]
+    click = p["click"] * seen
+    long_view = click * p["long_view"]
+    return {
+        "click": click,
+        "long_view": long_view,
+        "share": long_view * p["share"],
+        "hide": p["hide"] * seen,
+    }
+
+
+def isolation_difference(model: TargetRanker, rows: Impressions) -> float:
+    """Largest change of a probability between whole lists together and each row on its own."""
+    together = predict(model, rows)
+    requests, _, _ = pack(
+        replace(rows, position=np.zeros_like(rows.position)), np.full(rows.n, True)
+    )
+    positions = torch.from_numpy(rows.position.astype(np.int64))[:, None]
+    alone = scores_of(model, replace(requests, positions=positions))
+    return max(float(np.abs(alone[head][:, 0] - together[head]).max()) for head in together)
+
+
+def auc(labels: NDArray[np.bool_], scores: Floats) -> float:
+    """Area under the ROC curve."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores))
+
+
+def _judge(
+    labels: NDArray[np.bool_], raw: Floats, right: Floats, truth: Floats, platt: Platt
+) -> HeadResult:
+    return HeadResult(
+        auc=auc(labels, right),
+        oracle_auc=auc(labels, truth),
+        raw=measure(raw, labels),
+        corrected=measure(right, labels),
+        final=measure(platt.apply(right), labels),
+        oracle=measure(truth, labels),
+        platt=platt,
+    )
+
+
+def _slices(rows: Impressions, scores: Floats, truth: Floats) -> tuple[SliceResult, ...]:
+    length = rows.history.shape[1]
+    new_user = (rows.history > 0).sum(axis=1) < length
+    new_item = rows.age <= NEW_ITEM_DAYS
+    parts = {
+        f"users with fewer than {length} events": new_user,
+        "other users": ~new_user,
+        f"items at most {NEW_ITEM_DAYS:g} days old": new_item,
+        "older items": ~new_item,
+        "position 1": rows.position == 0,
+        "positions 2 to 4": (rows.position >= 1) & (rows.position <= 3),
+        "positions from 5": rows.position >= 4,
+    }
+    return tuple(
+        SliceResult(
+            name,
+            auc(rows.click[mask], scores[mask]),
+            auc(rows.click[mask], truth[mask]),
+            measure(scores[mask], rows.click[mask]),
+        )
+        for name, mask in parts.items()
+        if 0 < rows.click[mask].sum() < mask.sum()
+    )
+
+
+def _taste_correlation(
+    config: ImpressionConfig, model: TargetRanker, rows: Impressions, logged: Floats
+) -> dict[str, float]:
+    from scipy.stats import spearmanr
+
+    seen = _true_given_seen(config, rows)["click"]
+    served = predict(model, rows, at_the_top=True)["click"]
+    return {
+        name: float(spearmanr(scores, seen).statistic)
+        for name, scores in (("served", served), ("logged", logged))
+    }
+
+
+def _true_given_seen(config: ImpressionConfig, rows: Impressions) -> dict[str, Floats]:
+    """The world's conditional probabilities [n] (click and hide given examined)."""
+    world = world_of(config)
+    found: dict[str, Floats] = {head: np.zeros(rows.n) for head in HEADS}
+    for day in np.unique(rows.day):
+        chosen = rows.day == day
+        items = rows.item[chosen].astype(np.int64)[:, None]
+        p = world.probabilities(rows.user[chosen].astype(np.int64), items, int(day))
+        for head in HEADS:
+            found[head][chosen] = p[head][:, 0]
+    return found
+
+
+def _rows(config: ImpressionConfig, shards: range) -> Impressions:
+    return join([cached_shard(config, number) for number in shards])

@@ -279,6 +279,14 @@ def alerts() -> list[Alert]:
             " >= 662",
         ),
         Alert(
+            "FeedScorerUnavailable", "feed_scorer_breaker_open == 1", TICKETED,
+            "{{ $labels.instance }} does not ask the ranker any more: it failed", for_="2m",
+        ),
+        Alert(
+            "FeedUserStateDegraded", "feed_user_state_degraded == 1", TICKETED,
+            "{{ $labels.instance }} may serve out-of-date histories", for_="2m",
+        ),
+        Alert(
             "FeedBundleMismatch", _grew("feed_bundle_mismatch_total", "part", "15m"), PAGE,
             "A bundle was refused: its {{ $labels.part }} does not fit",
         ),

@@ -86,6 +86,14 @@ def limited(metric: str, label: str) -> Stories:
     )
 
 
+def lasting(gauge: str) -> Stories:
+    """A gauge that is 1 while something is away."""
+    return Stories(
+        Story("away", {gauge: "0+0x5 1+0x20"}, "15m", True),
+        Story("away for a minute", {gauge: "0+0x10 1 0+0x20"}, "11m", False),
+    )
+
+
 def stage(p99_ms: int, per_minute: float) -> Series:
     within = {50: 0.999, 75: 0.5}[p99_ms]
     return {
@@ -147,6 +155,8 @@ STORIES: dict[str, Stories] = {
         Story("one of a thousand", stage(50, 100), "30m", False),
         Story("half of three hundred", stage(75, 30), "30m", False),
     ),
+    "FeedScorerUnavailable": lasting("feed_scorer_breaker_open"),
+    "FeedUserStateDegraded": lasting("feed_user_state_degraded"),
     "FeedBundleMismatch": Stories(
         Story("a series that begins at 1", {REFUSED: "_x20 1+0x40"}, "25m", True),
         Story("one of yesterday", {REFUSED: "1+0x120"}, "100m", False),

@@ -18,7 +18,7 @@ from capstone.world import ARRIVALS, RANK, World
 Floats = NDArray[np.float64]
 N_CLUSTERS = 64
 """Groups of films of like taste."""
-TASTE_AT_TOP, TASTE_AT_END, FRESH_SHARE = 0.8, 0.2, 0.05
+TASTE_AT_TOP, TASTE_AT_END, FRESH_SHARE = 0.9, 0.1, 0.05
 """Weight of taste in the logging policy at the first and last position; of new items anywhere."""
 POLICY_SHARPNESS, LIFE_SHARPNESS = 0.5, 1.0
 """How well the logging policy knows tastes, and how closely people follow them by themselves."""

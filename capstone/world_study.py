@@ -12,7 +12,7 @@ from capstone.baselines import ease, popularity
 from capstone.data import Feed, Ints
 from capstone.impressions import ImpressionConfig, Impressions, shard, stream
 from capstone.rank_metrics import ndcg, ranks
-from capstone.world import World, build_world
+from capstone.world import World, build_world, draw
 from capstone.world_fit import recent_profile
 from capstone.world_statistics import WorldStatistics, compare, debiased_ctr, real_size
 from labs.lab6_online_eval.position_bias import (
@@ -26,8 +26,8 @@ from labs.lab6_online_eval.position_bias import (
 Floats = NDArray[np.float64]
 IMPRESSIONS = 300_000
 SWAP_SESSIONS = 60_000
-SHOWN_OFTEN = 200
-"""Impressions an item needs to be in the comparison of click rates."""
+POOL, EXPLORED = 300, 5
+"""Popular items that the lists of :func:`explored_last` are drawn from; every fifth is explored."""
 DAYS = (0, 1, 2, 4, 7, 10, 14, 18, 22, 28)
 DRIFT_USERS = 200
 LARGE = ImpressionConfig(n_users=1_000_000, n_items=1_000_000, n_impressions=100_000_000)
@@ -44,11 +44,8 @@ class PositionStudy:
     click_through, swaps : Examination
         What clicks by position suggest, and what random swaps of two positions find (lab 6).
     naive, debiased : float
-        How many times better the third of the items that stood highest looks against the third
-        that stood lowest, over how many times better it truly is: by click-through, and by
-        :func:`debiased_ctr` with the examination that the swaps found. 1 is fair.
-    items : int
-        Items shown at least :data:`SHOWN_OFTEN` times, of which these are thirds.
+        Quality of explored items, which stand at the end of the lists, over that of the others,
+        divided by the true ratio: by clicks per row, and by :func:`debiased_ctr`. 1 is fair.
     """
 
     truth: Floats
@@ -56,7 +53,6 @@ class PositionStudy:
     swaps: Examination
     naive: float
     debiased: float
-    items: int
 
 
 @dataclass(frozen=True)
@@ -143,31 +139,46 @@ def position_bias(world: World, log: Impressions, lists: Ints, *, seed: int) -> 
     truth = world.examination(int(log.position.max()) + 1)
     clicks = log.click.reshape(-1, len(truth))
     swaps = by_random_swaps(swapped_log(world, lists, SWAP_SESSIONS, seed))
-    item, position = log.item.astype(np.int64), log.position.astype(np.int64)
     people = log.user[:: len(truth)].astype(np.int64)
-    chance = world.probabilities(people, item.reshape(clicks.shape), int(log.day[0]))["click"]
-    size = world.n_items + 1
-    shown = np.bincount(item, minlength=size)
-    often = np.flatnonzero(shown >= SHOWN_OFTEN)
-    looks = np.bincount(item, truth[position], size)[often]
-    true = np.bincount(item, (chance * truth).ravel(), size)[often] / looks
-    naive = np.bincount(item, log.click, size)[often] / shown[often]
-    fair = debiased_ctr(item, position, log.click, swaps.relative, world.n_items)[often]
-    by_height = np.argsort(looks / shown[often])
-    low, high = by_height[: len(often) // 3], by_height[-len(often) // 3 :]
-
-    def favour(estimate: Floats) -> float:
-        looked = estimate[high].mean() / estimate[low].mean()
-        return float(looked / (true[high].mean() / true[low].mean()))
-
+    shown = log.item.astype(np.int64).reshape(clicks.shape)
+    naive, debiased = explored_last(world, seed=seed)
     return PositionStudy(
         truth=truth / truth[0],
-        click_through=by_click_through(ClickLog(people, item.reshape(clicks.shape), clicks)),
+        click_through=by_click_through(ClickLog(people, shown, clicks)),
         swaps=swaps,
-        naive=favour(naive),
-        debiased=favour(fair),
-        items=len(often),
+        naive=naive,
+        debiased=debiased,
     )
+
+
+def explored_last(
+    world: World, *, sessions: int = 30_000, k: int = 10, seed: int = 0
+) -> tuple[float, float]:
+    """How items look that a feed explores at the end of its lists, against what they are worth.
+
+    Lists of k random items of the :data:`POOL` most popular; every fifth of these is explored and
+    sinks to the end.
+
+    Returns
+    -------
+    (naive, debiased)
+        Rate of the explored items over that of the others, divided by the true ratio.
+    """
+    rng = np.random.default_rng([seed, sessions])
+    users = rng.integers(0, len(world.people), sessions)
+    popular = 1 + np.argsort(-world.count, kind="stable")[:POOL]
+    lists = popular[rng.random((sessions, POOL), dtype=np.float32).argpartition(k, axis=1)[:, :k]]
+    explored = np.zeros(world.n_items + 1, dtype=np.int64)
+    explored[popular[::EXPLORED]] = 1
+    lists = np.take_along_axis(lists, np.argsort(explored[lists], axis=1, kind="stable"), axis=1)
+    chance = world.probabilities(users, lists)
+    click = draw(chance, world.examination(k), rng).clicks.ravel()
+    kind = 1 + explored[lists].ravel()
+    true = np.bincount(kind, chance["click"].ravel()) / np.maximum(np.bincount(kind), 1)
+    naive = np.bincount(kind, click) / np.maximum(np.bincount(kind), 1)
+    fair = debiased_ctr(kind, np.tile(np.arange(k), sessions), click, world.examination(k), 2)
+    ratios = [float(rate[2] / rate[1] / (true[2] / true[1])) for rate in (naive, fair)]
+    return ratios[0], ratios[1]
 
 
 def swapped_log(world: World, lists: Ints, n: int, seed: int) -> SwapLog:

@@ -180,11 +180,12 @@ class Monitor:
     def refresh(self) -> OnlineQuality | None:
         """Compute once; None, counted, when the log cannot be read now."""
         import duckdb
+        import pyarrow
 
         started = time.monotonic()
         try:
             found = self._measure()
-        except (RunError, OSError, duckdb.Error) as error:
+        except (RunError, OSError, duckdb.Error, pyarrow.ArrowException) as error:
             self.metrics.failures.inc()
             print(f"the log {self.config.events} cannot be read: {error}", file=sys.stderr)
             return None

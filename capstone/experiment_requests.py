@@ -129,7 +129,7 @@ async def _ask_all(
                 if answer.status != 200:
                     text = (await answer.text())[:200]
                     raise RunError(f"{path}, {what_failed(body)}: {answer.status}: {text}")
-                answers[number] = await answer.json()
+                answers[number] = await answer.json(content_type=None)
             done += 1
             bar.update(done)
 

@@ -4,12 +4,11 @@ What a candidate did is read where everything else reads it, in the event log: a
 reaction, joined by the request. A window is a time in that log, so a controller that was killed
 finds the window it began, and one gateway restart more or less changes nothing.
 
-A shadow's feeds are seen by nobody and are in no log; the gateway counts them in its metrics.
+A shadow's feeds are seen by nobody and are in no log; the gateway counts them itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,22 +21,25 @@ from capstone.rollout import Windows
 from capstone.rollout_decision import ArmWindow
 from common.errors import InputError, RunError
 
-SHADOW = re.compile(r'^feed_shadow_total\{outcome="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE)
 SETTLE_S = 1.0
 """A feed this young may still be waiting for its reactions, or for the disk: not yet counted."""
 
 
 class GatewayTraffic:
-    """Champion at variant 0, candidate at variant 1 of a running gateway.
+    """Champion and candidate, two variants of a running gateway; any other arm gets nobody.
 
     Parameters
     ----------
-    url, token
-        Of the gateway; the admin's token.
+    url, admin_token
+        Of the gateway.
     log
         Folder of the gateway's event log.
     slow_ms
         Feeds above it are slow.
+    champion, candidate
+        Their variants.
+    shadow_share
+        Share of the champion's feeds that are copied to a shadow.
     settle_s
         Feeds younger than this are not counted yet.
 
@@ -52,18 +54,22 @@ class GatewayTraffic:
     def __init__(
         self,
         url: str,
-        token: str,
+        admin_token: str,
         log: Path,
         *,
         slow_ms: float,
+        champion: int = 0,
+        candidate: int = 1,
+        shadow_share: float = 0.25,
         settle_s: float = SETTLE_S,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._log, self._slow_ms, self._clock = FeedTables(log), slow_ms, clock
+        self._variants, self._shadow_share = (champion, candidate), shadow_share
         self._settle = timedelta(seconds=settle_s)
         self._client = httpx.Client(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {admin_token}"},
             trust_env=False,
             timeout=10.0,
         )
@@ -73,10 +79,12 @@ class GatewayTraffic:
 
     def route(self, weight: float, *, shadow: bool) -> None:
         """Give the candidate ``weight`` of the units, or copies of the champion's requests."""
-        content: dict[str, Any] = {
-            "weights": [1 - weight, weight],
-            "shadow": 1 if shadow else None,
-        }
+        champion, candidate = self._variants
+        weights = [0.0] * len(self._ask("GET", "/experiment")["arms"])
+        weights[champion], weights[candidate] = 1 - weight, weight
+        content: dict[str, Any] = {"weights": weights, "shadow_share": self._shadow_share}
+        if shadow:
+            content["shadow"] = candidate
         self._ask("PUT", "/experiment", content)
 
     def begin(self) -> str:
@@ -102,11 +110,12 @@ class GatewayTraffic:
 
     def _shadow(self) -> tuple[int, int]:
         """Shadow feeds so far, and those of them that failed."""
-        text = self._ask("GET", "/metrics").text
-        found = {name: int(float(value)) for name, value in SHADOW.findall(text)}
-        return sum(found.values()), found.get("failed", 0)
+        report = self._ask("GET", "/experiment")["shadow"]
+        if report is None:
+            return 0, 0
+        return report["same"] + report["other"] + report["failed"], report["failed"]
 
-    def _ask(self, method: str, path: str, content: dict[str, Any] | None = None) -> httpx.Response:
+    def _ask(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         try:
             answer = self._client.request(method, path, json=content)
         except httpx.TransportError as error:
@@ -115,11 +124,16 @@ class GatewayTraffic:
             raise RunError(f"{path} answered {answer.status_code}: {answer.text[:200]}")
         if answer.status_code >= 400:
             raise InputError(f"{path} answered {answer.status_code}: {answer.text[:200]}")
-        return answer
+        return answer.json()
 
 
 def count_arms(
-    log: FeedTables, since: datetime, until: datetime, *, slow_ms: float
+    log: FeedTables,
+    since: datetime,
+    until: datetime,
+    *,
+    slow_ms: float,
+    variants: tuple[int, int] = (0, 1),
 ) -> tuple[ArmWindow, ArmWindow]:
     """Champion's and candidate's windows from the event log: units of the experiment only.
 
@@ -153,7 +167,7 @@ def count_arms(
         """,
         [slow_ms, since.isoformat(), until.isoformat()],
     ).fetchall()
-    arms = {0: ArmWindow(), 1: ArmWindow()}
+    arms: dict[int, ArmWindow] = {}
     for variant, n, fell, slow, hidden, clicks, squares in found:
         arms[variant] = ArmWindow(n, 0, fell, slow, n, hidden, float(clicks), float(squares))
-    return arms[0], arms[1]
+    return arms.get(variants[0], ArmWindow()), arms.get(variants[1], ArmWindow())

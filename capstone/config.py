@@ -83,10 +83,6 @@ class Config:
     """Items that retrieval hands to the ranker."""
     random_split_epochs: int = 30
     """Passes over the training interactions of the random 8:1:1 split."""
-    impressions: int = 300_000
-    """Simulated impressions that the target-aware ranker is trained on."""
-    impression_ranker: Literal["tiny", "small", "full"] = "small"
-    """Size of the target-aware ranker; full has a billion parameters and wants GPUs."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""
     start_qps: float = 100.0
@@ -135,7 +131,7 @@ class Config:
             "must be from 50, the longest feed, to 900: the most active user has 945 films left",
         )  # fmt: skip
         for name, least in (
-            ("experiment_users", 100), ("n_boot", 100), ("repeats", 20), ("impressions", 10_000)
+            ("experiment_users", 100), ("n_boot", 100), ("repeats", 20)
         ):  # fmt: skip
             value = getattr(self, name)
             require(value >= least, _option(name), value, f"must be at least {least}")
@@ -172,8 +168,6 @@ SCALES = {
         ranker_epochs=8,
         student_epochs=8,
         random_split_epochs=2,
-        impressions=20_000,
-        impression_ranker="tiny",
         n_boot=200,
         start_qps=20.0,
         load_seconds=3.0,
@@ -193,8 +187,6 @@ SCALES = {
         ranker_epochs=80,
         retrieval_epochs=120,
         student_epochs=120,
-        impressions=100_000_000,
-        impression_ranker="full",
         load_seconds=60.0,
         drill_seconds=10.0,
         experiment_users=30_000,

@@ -110,12 +110,11 @@ class _Answers:
 
 @dataclass
 class _Reactions:
-    """Posts reactions from a thread of its own until it is stopped."""
+    """Asks for feeds and reacts to them, from a thread of its own, until it is stopped."""
 
     url: str
     headers: Mapping[str, str]
     users: Sequence[int]
-    n_items: int
     seed: int
     acknowledged: list[str] = field(default_factory=list)
     refused: int = 0
@@ -126,22 +125,23 @@ class _Reactions:
         with httpx.Client(headers=dict(self.headers), trust_env=False, timeout=3) as client:
             while not self.stop.wait(EVENT_EVERY_S):
                 event = uuid.uuid4().hex
-                body = {
-                    "event_id": event,
-                    "request_id": "drill",
-                    "user_id": int(rng.choice(self.users)),
-                    "item_id": int(rng.integers(1, self.n_items + 1)),
-                    "reaction": "click",
-                }
                 try:
-                    answer = client.post(f"{self.url}/events", json=body)
-                except httpx.TransportError:
+                    user = int(rng.choice(self.users))
+                    feed = client.post(f"{self.url}/feed", json={"user_id": user, "k": 5})
+                    feed.raise_for_status()
+                    shown = feed.json()
+                    body = {
+                        "event_id": event,
+                        "request_id": shown["request_id"],
+                        "user_id": user,
+                        "item_id": int(rng.choice([each["item_id"] for each in shown["items"]])),
+                        "reaction": "click",
+                    }
+                    client.post(f"{self.url}/events", json=body).raise_for_status()
+                except httpx.HTTPError:
                     self.refused += 1
-                    continue
-                if answer.status_code in (200, 201, 202):
-                    self.acknowledged.append(event)
                 else:
-                    self.refused += 1
+                    self.acknowledged.append(event)
 
 
 def run_drill(
@@ -151,7 +151,6 @@ def run_drill(
     logged: Callable[[], Collection[str]],
     *,
     users: Sequence[int],
-    n_items: int,
     rate: float,
     seconds: tuple[float, float, float],
     k: int = 20,
@@ -182,7 +181,7 @@ def run_drill(
     drawn = np.random.default_rng(seed).choice(np.asarray(users), 512)
     bodies = [json.dumps({"user_id": int(user), "k": k}).encode() for user in drawn]
     answers = _Answers(np.zeros(len(schedule), np.int64), np.zeros(len(schedule), bool))
-    reactions = _Reactions(url, headers, users, n_items, seed)
+    reactions = _Reactions(url, headers, users, seed)
     failures: list[BaseException] = []
     began = time.perf_counter()
 

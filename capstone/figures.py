@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from capstone.experiment import Outcome
+    from capstone.fault_drills import Drill
     from labs.lab3_fairness.group_metrics import GroupReport
 
 Losses = list[tuple[int, float]]
@@ -73,16 +73,28 @@ def groups(reports: Mapping[str, GroupReport], overall: float) -> Figure:
     return figure
 
 
-def effects(outcome: Outcome) -> Figure:
-    """The experiment's effect without and with CUPED."""
-    figure, axes = _axes(height=2.0)
-    for position, (name, result) in enumerate(
-        (("with CUPED", outcome.cuped), ("Welch", outcome.plain))
-    ):
-        axes.plot(result.ci95, [position, position], color=BLUE)
-        axes.plot(result.effect, position, "o", color=BLUE, label=name)
-    axes.axvline(0, color=GREY, linestyle="--")
-    axes.set_yticks([0, 1], ["with CUPED", "Welch"])
-    axes.set_ylim(-0.6, 1.6)
-    axes.set(xlabel="simulated clicks a session, champion minus teacher")
+def drills(found: Sequence[Drill]) -> Figure:
+    """p99, and the share of fallbacks and errors, in each phase of each drill."""
+    figure = Figure(figsize=(8.4, 0.55 * len(found) + 1.2), layout="constrained")
+    latencies, shares = figure.subplots(1, 2, sharey=True)
+    colours = {"before": GREY, "during": ORANGE, "after": BLUE}
+    for row, drill in enumerate(found[::-1]):
+        for number, phase in enumerate(drill.phases):
+            height = row + 0.25 * (1 - number)
+            colour = colours[phase.name]
+            latencies.plot(phase.p99_ms, height, "o", color=colour)
+            share = 100 * (phase.fallbacks + phase.errors) / max(phase.n, 1)
+            shares.barh(height, share, 0.2, color=colour)
+            shares.text(share + 1, height, f"{phase.errors} errors", va="center", fontsize=7)
+    latencies.set_yticks(range(len(found)), [drill.fault for drill in found[::-1]])
+    latencies.set(xlabel="p99 (ms)", xscale="log")
+    latencies.xaxis.set_major_formatter("{x:g}")
+    latencies.axvline(50, color=GREY, linestyle="--", linewidth=1)
+    shares.set(xlabel="fallback feeds and errors (%)", xlim=(0, 118))
+    for name, colour in colours.items():
+        latencies.plot([], [], "o", color=colour, label=name)
+    latencies.legend(frameon=False, fontsize=8)
+    for axes in (latencies, shares):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, axis="x")
     return figure

@@ -22,14 +22,10 @@ from common.errors import InputError, RunError
 from common.results import write_json
 
 OPERATING_FIELDS = {
-    "stages",
-    "n_boot",
-    "load_seconds",
-    "start_qps",
-    "p99_limit_ms",
-    "experiment_users",
+    "stages", "fresh", "n_boot", "start_qps", "load_seconds", "asked_qps", "asked_seconds",
+    "p99_limit_ms", "feed_length", "drill_qps", "drill_seconds", "experiment_users", "repeats",
     "port",
-}
+}  # fmt: skip
 """Options that change how the system is measured, not what it is."""
 RECORD = "stage.json"
 

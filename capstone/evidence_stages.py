@@ -1,0 +1,166 @@
+"""The stages that decide: the A/B test through the service, its repeats, monitoring, the card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from capstone.bundle_stages import read_scored
+from capstone.context import Context
+from capstone.model_stages import TEST_CANDIDATES, slug
+
+ARMS = ("champion", "reference")
+
+
+def experiment(c: Context) -> None:
+    """Champion against its teacher: simulated people ask the live service, lab 6 decides."""
+    from capstone import figures_experiment
+    from capstone.experiment import load_experiment, run_experiment
+
+    design = load_experiment()
+    with c.service(
+        *ARMS, tag="experiment", experiment=design.name, arms=ARMS, weights=design.weights
+    ) as service:
+        found = run_experiment(
+            service, c.world, design,
+            users=c.config.experiment_users, seed=c.run.seed, folder=c.run.dir / "experiment-log",
+        )  # fmt: skip
+    arm = found.analysis.arms[0]
+    n = c.config.experiment_users
+    c.run.metric("experiment.srm_p", found.analysis.srm.p, unit="probability", n=n)
+    for result in arm.results:
+        effect = result.effect
+        c.run.metric(
+            f"experiment.{result.metric.name}", effect.effect,
+            unit="simulated", n=n, ci95=(effect.low, effect.high),
+            how="teacher minus champion, simulated people through the live service",
+        )  # fmt: skip
+    for name, value in found.truth.items():
+        c.run.metric(
+            f"experiment.truth.{name}", value, unit="simulated a session",
+            how="the world's own answer for the same feeds",
+        )  # fmt: skip
+    c.run.metric("experiment.truth_inside", int(found.holds_truth), unit="flag", n=n)
+    for number, name in enumerate(ARMS):
+        c.run.metric(
+            f"experiment.fallback_share.{name}", found.fallback_share(number), unit="ratio"
+        )
+        c.run.metric(f"experiment.score_p99_ms.{name}", found.score_p99_ms(number), unit="ms")
+    c.run.note(f"Experiment {design.name}: {found.analysis.arms[0].decision}.")
+    c.run.figure(
+        "experiment", figures_experiment.draw_effect(found),
+        caption="Simulated effect of the teacher's feed against the champion's, and the truth.",
+    )  # fmt: skip
+
+
+def evidence(c: Context) -> None:
+    """A/A repeats, rollouts of good and bad candidates, interleaving, off-policy: all simulated."""
+    from capstone import figures_experiment
+    from capstone.experiment_study import study_experiment
+    from capstone.off_policy import TwoArms
+
+    retrieved = c.workspace.need("retrieval")
+    _, champion = read_scored(c)
+    with np.load(c.workspace.need("export") / "teacher_values.npz") as stored:
+        arms = TwoArms(np.load(retrieved / TEST_CANDIDATES), champion.value, stored["test"])
+    sizes = {"users": 1000, "sessions": 1000, "watched": 4000, "explored": 3000}
+    found = study_experiment(
+        c.world, arms, repeats=c.config.repeats, seed=c.run.seed, **(sizes if c.smoke else {})
+    )
+    aa = found.aa
+    for name in ("planned", "naive", "always_valid", "srm"):
+        share = getattr(aa, name)
+        c.run.metric(
+            f"aa.{name}", share.value, unit="ratio", n=c.config.repeats, ci95=share.ci95,
+            how=f"share of simulated A/A tests of {aa.users} people that raised an alarm",
+        )  # fmt: skip
+    low, high = aa.planned.ci95
+    c.run.metric(
+        "aa.excess", max(low - 0.05, 0.05 - high, 0.0), unit="ratio", n=c.config.repeats,
+        how="how far 5 % lies outside the interval of the planned look; 0 is quiet",
+    )  # fmt: skip
+    for name, each in found.rollouts.items():
+        for what, interval in (
+            ("promoted", each.promoted_ci), ("stopped", each.stopped_ci), ("given_up", None)
+        ):  # fmt: skip
+            c.run.metric(
+                f"rollout.{name}.{what}", getattr(each, what),
+                unit="ratio", n=each.n, ci95=interval, how="simulated rollouts of this candidate",
+            )  # fmt: skip
+        c.run.metric(f"rollout.{name}.exposed", each.exposed, unit="sessions", n=each.n)
+    c.run.metric(
+        "rollout.harmful_stopped", found.rollouts["harmful"].stopped,
+        unit="ratio", n=found.rollouts["harmful"].n, ci95=found.rollouts["harmful"].stopped_ci,
+    )  # fmt: skip
+    designs = found.designs
+    c.run.metric(
+        "interleaving.preference", designs.preference.effect, unit="simulated clicks",
+        ci95=designs.preference.ci95,
+    )  # fmt: skip
+    c.run.metric("interleaving.true_effect", designs.true_effect, unit="simulated clicks")
+    if designs.decided:
+        c.run.metric("interleaving.agrees", int(designs.agrees), unit="flag")
+    else:
+        c.run.metric(
+            "interleaving.agrees", None, unit="flag",
+            reason="its interval covers 0: too few sessions to tell the sign",
+        )  # fmt: skip
+    for row in found.rows:
+        name = f"reconciled.{slug(row.design)}.{slug(row.estimand)}"
+        c.run.metric(
+            name, None if row.refused else row.estimate, unit="simulated",
+            ci95=None if row.refused else (row.low, row.high),
+            how="" if row.truth is None else f"truth {row.truth:.4g}", reason=row.refused,
+        )  # fmt: skip
+    c.run.figure(
+        "rollout", figures_experiment.draw_rollouts(found.rollouts),
+        caption="Simulated rollouts: weight and evidence of a good and of a harmful candidate.",
+    )  # fmt: skip
+    c.run.figure(
+        "reconciliation", figures_experiment.draw_reconciliation(found),
+        caption="A/B test, interleaving and off-policy estimates beside the simulated truth.",
+    )  # fmt: skip
+
+
+def monitoring(c: Context) -> None:
+    """Time to detect by alert, and drift against a null that knows the sample sizes."""
+    from capstone import figures_monitoring
+    from capstone.monitoring_study import metrics, study_monitoring
+
+    found = study_monitoring(c.run.seed)
+    for name, value, unit in metrics(found):
+        c.run.metric(f"monitoring.{name}", value, unit=unit, how="simulated incidents")
+    c.run.figure(
+        "psi-null", figures_monitoring.draw_psi_null(found),
+        caption="PSI without any drift by sample size, against the usual fixed cut-offs.",
+    )  # fmt: skip
+    c.run.figure(
+        "burn-rate", figures_monitoring.draw_burn_rate(found),
+        caption="Time until each burn-rate alert fires in simulated incidents.",
+    )  # fmt: skip
+
+
+def card(c: Context) -> None:
+    """The model card and the experiment report, from this run's measurements and nothing else."""
+    from capstone.experiment_report import write_report
+    from capstone.model_card import write_card
+
+    c.feed  # noqa: B018  (records the data's provenance)
+    results = c.run.results
+    measured = {name: metric.as_json() for name, metric in results.metrics.items()}
+    common = {
+        "metrics": measured,
+        "bundle_version": c.bundle("champion").version,
+        "commit": results.commit,
+        "date": results.started_at.date().isoformat(),
+    }
+    write_card(
+        c.run.dir / "model_card.md",
+        data=results.data,
+        hardware=c.run.hardware,
+        versions=results.versions,
+        configuration=asdict(c.config),
+        **common,
+    )
+    write_report(c.run.dir / "experiment_report.md", **common)

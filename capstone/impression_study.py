@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from capstone.calibration import Calibration, Platt, fit_platt, measure, reliability, save
 from capstone.downsampling import corrected_heads
@@ -90,12 +91,12 @@ def study_size(scale: str, seed: int = 0) -> StudySize:
             40, 4, 16, 0.1, n_users=20_000, n_items=3000, n_impressions=614_400,
             history_length=20, shard_lists=1024, n_days=7, new_items=0.3, seed=seed,
         )  # fmt: skip
-        return StudySize("small", plan, 8, 12, 4e-3, tail=8)
+        return StudySize("small", plan, 8, 12, 3e-3, tail=8)
     plan = _plan(
         2400, 64, 32, 0.1, n_users=10_000_000, n_items=100_000, n_impressions=102_400_000,
         history_length=255, shard_lists=4096, seed=seed,
     )  # fmt: skip
-    return StudySize("full", plan, 10, 20, 3e-4, tail=8, precision="bf16")
+    return StudySize("full", plan, 4, 6, 3e-4, tail=8, precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,19 @@ class SliceResult:
 
 
 @dataclass(frozen=True)
+class PositionBias:
+    """Odds of a click at each position over those on top, [positions].
+
+    ``logged`` from the click rates, which mix the position with what the policy put there;
+    ``learnt`` by the position tower; ``true`` of the same items moved down, by the world's law.
+    """
+
+    logged: Floats
+    learnt: Floats
+    true: Floats
+
+
+@dataclass(frozen=True)
 class ImpressionStudy:
     """Everything the stage records; all of it about **simulated** people.
 
@@ -133,8 +147,7 @@ class ImpressionStudy:
     ----------
     isolation_difference
         Largest change of any probability between scoring a list together and item by item.
-    examination, learnt_examination : [positions]
-        Odds of a click by position over those on top: the world's law, and the model's tower.
+    position : PositionBias
     taste_correlation
         Spearman correlation with the true P(click | seen), by position given to the model:
         ``"served"`` at the top, ``"logged"`` where the row was shown.
@@ -151,8 +164,7 @@ class ImpressionStudy:
     slices: tuple[SliceResult, ...]
     curves: Mapping[str, ReliabilityCurve]
     isolation_difference: float
-    examination: Floats
-    learnt_examination: Floats
+    position: PositionBias
     taste_correlation: Mapping[str, float]
     resume_difference: float | None
     resumed_world: int
@@ -208,7 +220,7 @@ def study(
     difference, resumed_world = None, max(1, procs // 2)
     if what.tail:
         difference = resume_difference(job, trained, folder / "resumed", resumed_world, what.tail)
-    model = load_target_ranker(Path(job.output), what.size, plan.vocabulary)
+    model = load_target_ranker(Path(job.output), what.size, plan.vocabulary).to(device)
     first = plan.train_shards
     middle = first + what.calibration_shards
     calibration_rows = _rows(plan.config, range(first, middle))
@@ -223,7 +235,7 @@ def study(
         head: _judge(getattr(test, head), raw[head], right[head], truth[head], maps[head])
         for head in HEADS
     }
-    tower = model.positions.weight.detach().numpy()[:, 0]
+    seen = given_seen(plan.config, test)["click"]
     return ImpressionStudy(
         scale=scale,
         trained=trained,
@@ -235,9 +247,8 @@ def study(
             "corrected and Platt": reliability(final["click"], test.click),
         },
         isolation_difference=isolation_difference(model, take(test, slice(0, 640))),
-        examination=world_of(plan.config).examination(plan.config.list_length),
-        learnt_examination=np.exp(tower - tower[0]),
-        taste_correlation=_taste_correlation(plan.config, model, test, raw["click"]),
+        position=_position_bias(test, seen, model, plan.config),
+        taste_correlation=_taste_correlation(seen, model, test, raw["click"]),
         resume_difference=difference,
         resumed_world=resumed_world,
         full_parameters=parameters(meta_model("full", study_size("full").plan.vocabulary)),
@@ -267,12 +278,14 @@ def predict(
 ) -> Scores:
     """Probabilities of each head [n], where the rows were shown or as serving scores them."""
     starts = np.append(np.flatnonzero(rows.position == 0), rows.n)
+    device = model.head.weight.device
     parts: list[Scores] = []
     for first in range(0, len(starts) - 1, lists):
         last = min(first + lists, len(starts) - 1)
         part = take(rows, slice(int(starts[first]), int(starts[last])))
         requests, _, weight = pack(part, np.ones(part.n, dtype=bool))
-        found = scores_of(model, requests.at_the_top() if at_the_top else requests)
+        asked = requests.at_the_top() if at_the_top else requests
+        found = scores_of(model, asked.on(device))
         real = weight.numpy() > 0
         parts.append({head: p[real] for head, p in found.items()})
     return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
@@ -281,7 +294,7 @@ def predict(
 def oracle(config: ImpressionConfig, rows: Impressions) -> Scores:
     """The world's true probability of each reaction where the row was shown [n]."""
     world = world_of(config)
-    p = _true_given_seen(config, rows)
+    p = given_seen(config, rows)
     seen = world.examination(config.list_length)[rows.position]
     click = p["click"] * seen
     long_view = click * p["long_view"]
@@ -300,7 +313,7 @@ def isolation_difference(model: TargetRanker, rows: Impressions) -> float:
         replace(rows, position=np.zeros_like(rows.position)), np.full(rows.n, True)
     )
     positions = torch.from_numpy(rows.position.astype(np.int64))[:, None]
-    alone = scores_of(model, replace(requests, positions=positions))
+    alone = scores_of(model, replace(requests, positions=positions).on(model.head.weight.device))
     return max(float(np.abs(alone[head][:, 0] - together[head]).max()) for head in together)
 
 
@@ -351,11 +364,10 @@ def _slices(rows: Impressions, scores: Floats, truth: Floats) -> tuple[SliceResu
 
 
 def _taste_correlation(
-    config: ImpressionConfig, model: TargetRanker, rows: Impressions, logged: Floats
+    seen: Floats, model: TargetRanker, rows: Impressions, logged: Floats
 ) -> dict[str, float]:
     from scipy.stats import spearmanr
 
-    seen = _true_given_seen(config, rows)["click"]
     served = predict(model, rows, at_the_top=True)["click"]
     return {
         name: float(spearmanr(scores, seen).statistic)
@@ -363,10 +375,23 @@ def _taste_correlation(
     }
 
 
-def _true_given_seen(config: ImpressionConfig, rows: Impressions) -> dict[str, Floats]:
-    """The world's conditional probabilities [n] (click and hide given examined)."""
+def _position_bias(
+    rows: Impressions, seen: Floats, model: TargetRanker, config: ImpressionConfig
+) -> PositionBias:
+    places = np.arange(config.list_length)
+    law = world_of(config).examination(config.list_length)
+    rates = [rows.click[rows.position == place].mean() for place in places]
+    tower = model.positions.weight.detach().cpu().numpy()[:, 0]
+    moved = [logit(seen * law[place]).mean() for place in places]
+    return PositionBias(
+        *(np.exp(np.asarray(each) - each[0]) for each in (logit(rates), tower, moved))
+    )
+
+
+def given_seen(config: ImpressionConfig, rows: Impressions) -> Scores:
+    """The world's conditional probabilities of each head [n]: click and hide given examined."""
     world = world_of(config)
-    found: dict[str, Floats] = {head: np.zeros(rows.n) for head in HEADS}
+    found: Scores = {head: np.zeros(rows.n) for head in HEADS}
     for day in np.unique(rows.day):
         chosen = rows.day == day
         items = rows.item[chosen].astype(np.int64)[:, None]

@@ -191,38 +191,43 @@ def parameter_groups(job: ImpressionJob, model: nn.Module) -> list[dict[str, Any
 
 
 def train(job: ImpressionJob) -> None:
-    """Train on this rank; rank 0 writes ``job.output`` and ``job.result``."""
+    """Join the other ranks and train."""
     with process_group(job.device, seed=job.seed) as ranks:
-        model = sharded_model(job, ranks)
-        optimizer = torch.optim.AdamW(parameter_groups(job, model), fused=True)
-        meter = Meter(ranks.device)
-        total = job.plan.steps
+        train_on(ranks, job)
 
-        def batches(step: int, rank: int, world: int) -> list[Batch]:
-            return [meter.count(job.plan.batch(step, rank, world, ranks.device))]
 
-        def on_step(done: int, result: StepResult) -> None:
-            meter.tick()
-            if ranks.is_main:
-                print(f"progress impressions {done} {total} {result.loss:.6f}", flush=True)
+def train_on(ranks: Ranks, job: ImpressionJob) -> None:
+    """Train on this rank; rank 0 writes ``job.output`` and ``job.result``. A collective."""
+    model = sharded_model(job, ranks)
+    optimizer = torch.optim.AdamW(parameter_groups(job, model), fused=True)
+    meter = Meter(ranks.device)
+    total = job.plan.steps
 
-        fitted = fit(
-            model,
-            optimizer,
-            batches,
-            impression_loss,
-            steps=job.stop_at or total,
-            max_norm=job.max_norm,
-            scheduler=cosine_schedule(optimizer, total),
-            seed=job.seed,
-            directory=Path(job.checkpoints),
-            save_every=job.save_every,
-            on_step=on_step,
-        )
-        checkpoint.export_weights(model, Path(job.output))
+    def batches(step: int, rank: int, world: int) -> list[Batch]:
+        return [meter.count(job.plan.batch(step, rank, world, ranks.device))]
+
+    def on_step(done: int, result: StepResult) -> None:
+        meter.tick()
         if ranks.is_main:
-            found = _measured(job, ranks, model, meter, fitted.first_step, fitted.history)
-            Path(job.result).write_text(json.dumps(asdict(found)), encoding="utf-8")
+            print(f"progress impressions {done} {total} {result.loss:.6f}", flush=True)
+
+    fitted = fit(
+        model,
+        optimizer,
+        batches,
+        impression_loss,
+        steps=job.stop_at or total,
+        max_norm=job.max_norm,
+        scheduler=cosine_schedule(optimizer, total),
+        seed=job.seed,
+        directory=Path(job.checkpoints),
+        save_every=job.save_every,
+        on_step=on_step,
+    )
+    checkpoint.export_weights(model, Path(job.output))
+    if ranks.is_main:
+        found = _measured(job, ranks, model, meter, fitted.first_step, fitted.history)
+        Path(job.result).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
 def train_impressions(

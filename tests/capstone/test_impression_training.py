@@ -1,0 +1,243 @@
+"""Training on simulated impressions: every row once, on any number of ranks, killed or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capstone.impression_batches import ReadingPlan, join, pack, reacted, take
+from capstone.impression_training import ImpressionJob, impression_loss
+from capstone.impressions import ImpressionConfig, Impressions
+from capstone.target_ranker import LOGITS, SIZES, TargetRanker, labels_of, probabilities
+from common.errors import InputError
+from tests.lab1_fsdp_advanced.conftest import start
+
+CONFIG = ImpressionConfig(
+    n_users=1000, n_items=1700, n_impressions=24 * 8 * 5, history_length=6, list_length=5,
+    shard_lists=8,
+)  # fmt: skip
+PLAN = ReadingPlan(CONFIG, train_shards=24, lanes=4, steps_per_shard=2, share=0.5)
+quick = settings(derandomize=True, deadline=None, max_examples=20)
+
+
+def made_up(config: ImpressionConfig, number: int) -> Impressions:
+    """A shard in the form of the simulated log without its world: fast, and a pure function."""
+    rng = np.random.default_rng([config.seed, number])
+    lists, k, length = config.shard_lists, config.list_length, config.history_length
+    n = lists * k
+    history = rng.integers(1, config.n_items + 1, (lists, length))
+    known = np.arange(length) >= rng.integers(0, length + 1, (lists, 1))
+    item = rng.integers(1, config.n_items + 1, n)
+    click = rng.random(n) < np.where(item % 3 == 0, 0.5, 0.05)
+    return Impressions(
+        user=np.repeat(rng.integers(0, config.n_users, lists), k).astype(np.int32),
+        history=np.repeat(history * known, k, axis=0).astype(np.int32),
+        reaction=np.repeat(rng.integers(1, 5, (lists, length)) * known, k, axis=0).astype(np.int8),
+        item=item.astype(np.int32),
+        position=np.tile(np.arange(k, dtype=np.int8), lists),
+        day=np.zeros(n, np.int16),
+        hour=np.zeros(n, np.int8),
+        creator=(item % 120 + 1).astype(np.int16),
+        age=rng.random(n).astype(np.float32) * 400,
+        propensity=np.ones(n, np.float32),
+        click=click,
+        long_view=click & (rng.random(n) < 0.5),
+        hide=~click & (rng.random(n) < 0.02),
+        share=np.zeros(n, dtype=bool),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fast_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capstone.impression_batches.cached_shard", made_up)
+
+
+def rows_read(plan: ReadingPlan, steps: range, world: int) -> list[int]:
+    """Ids of the rows that all ranks together read in these steps."""
+    return [
+        int(row)
+        for step in steps
+        for rank in range(world)
+        for number, rows in plan.pieces(step, rank, world)
+        for row in plan.row_ids(number, rows)
+    ]
+
+
+@quick
+@given(st.integers(0, PLAN.steps), st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 3, 4]))
+def test_every_impression_is_read_once_also_when_the_number_of_ranks_changes(
+    stopped_at: int, before: int, after: int
+) -> None:
+    """Rows that are read twice or never would be silent: the loss looks like any other."""
+    first = rows_read(PLAN, range(stopped_at), before)
+    rest = rows_read(PLAN, range(stopped_at, PLAN.steps), after)
+    assert sorted(first + rest) == list(range(CONFIG.n_impressions))
+
+
+@quick
+@given(st.integers(0, PLAN.steps - 1), st.sampled_from([2, 3, 4]))
+def test_the_ranks_gradients_add_up_to_those_of_one_process(step: int, world: int) -> None:
+    """The loss of a step is the same sum over rows, whoever holds them."""
+    torch.manual_seed(0)
+    model = TargetRanker(SIZES["tiny"], PLAN.vocabulary)
+    model.init_weights(0, PLAN.usual_rates())
+    whole = impression_loss(model, PLAN.batch(step, 0, 1, "cpu"))
+    parts = [impression_loss(model, PLAN.batch(step, rank, world, "cpu")) for rank in range(world)]
+    mean = float(torch.stack(parts).mean().detach())
+    assert mean == pytest.approx(float(whole.detach()), rel=1e-5)
+
+
+def test_packing_lists_gives_every_kept_row_the_logits_it_has_alone() -> None:
+    """Candidates of one list share its history: exact, because they are isolated."""
+    rows = made_up(CONFIG, 3)
+    mask = np.random.default_rng(0).random(rows.n) < 0.4
+    torch.manual_seed(0)
+    model = TargetRanker(SIZES["tiny"], PLAN.vocabulary).eval()
+    requests, labels, weight = pack(rows, mask)
+    real = weight.numpy() > 0
+    packed = probabilities(model, requests)["click"][real]
+    alone = []
+    for row in np.flatnonzero(mask):
+        on_top = replace(take(rows, np.array([row])), position=np.zeros(1, np.int8))
+        one, _, _ = pack(on_top, np.array([True]))
+        shown = torch.tensor([[int(rows.position[row])]])
+        alone.append(probabilities(model, replace(one, positions=shown))["click"][0, 0])
+    np.testing.assert_allclose(packed, alone, atol=1e-6)
+    assert labels.numpy()[real].tolist() == labels_of(vars(rows))[mask].tolist()
+    assert weight.sum() == mask.sum()
+
+
+def test_training_keeps_every_reaction_and_a_share_of_the_rest() -> None:
+    rows, mask = PLAN.read(0, 0, 1)
+    positive = reacted(rows)
+    assert mask[positive].all()
+    assert 0.3 < mask[~positive].mean() < 0.7
+    assert PLAN.usual_rows() == pytest.approx(mask.sum(), rel=0.3)
+
+
+def test_joining_and_taking_are_inverse() -> None:
+    parts = [made_up(CONFIG, number) for number in range(2)]
+    whole = join(parts)
+    again = take(whole, slice(parts[0].n, whole.n))
+    assert (again.history == parts[1].history).all()
+
+
+def test_more_ranks_than_lanes_are_refused() -> None:
+    """A rank without rows would leave the others waiting in a collective."""
+    with pytest.raises(InputError, match="at most lanes = 4"):
+        PLAN.pieces(0, 0, 5)
+
+
+@pytest.mark.parametrize("bad", [{"train_shards": 99}, {"steps_per_shard": 3}, {"share": 0.0}])
+def test_a_plan_that_cannot_be_read_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        replace(PLAN, **bad)  # type: ignore[arg-type]
+
+
+def job(folder: Path, name: str, **fields: object) -> ImpressionJob:
+    made = ImpressionJob(
+        "tiny", PLAN, 1e-2, "cpu", 0, str(folder / f"{name}.safetensors"), str(folder / name),
+        str(folder / f"{name}.json"), save_every=5,
+    )  # fmt: skip
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+def test_a_job_survives_being_written_and_read(tmp_path: Path) -> None:
+    given_ = job(tmp_path, "a", checkpointing="full")
+    assert ImpressionJob.read(given_.write(tmp_path / "job.json")) == given_
+
+
+def train_all(ranks, *paths):  # type: ignore[no-untyped-def]
+    """Train each job; a path that begins with ``kill:`` dies by SIGKILL while it reads step 8."""
+    import os
+    from pathlib import Path
+
+    from capstone import impression_batches, impression_training
+    from labs.lab1_fsdp_advanced.throughput import Peak
+    from tests.capstone.test_impression_training import made_up
+
+    dying = []
+
+    def dies(config, number):  # type: ignore[no-untyped-def]
+        if dying and number >= 16:
+            os.kill(os.getpid(), 9)
+        return made_up(config, number)
+
+    impression_batches.cached_shard = dies
+    impression_training.peak_of = lambda *_: Peak(1e12, "not measured")
+    for path in paths:
+        if path.startswith("kill:"):
+            dying.append(path)
+        job = impression_training.ImpressionJob.read(Path(path.removeprefix("kill:")))
+        impression_training.train_on(ranks, job)
+    return {"done": True}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, server: Path | None) -> Path:
+    """One run without a stop; one killed in its ninth step, then resumed on 2 ranks and on 1."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("jobs")
+    (folder / "scripts").mkdir()
+
+    def run(procs: int, *names: str) -> None:
+        start(
+            train_all, folder / "scripts", server=server, procs=procs,
+            arguments=tuple(names), timeout=120,
+        )  # fmt: skip
+
+    def path(name: str, **fields: object) -> str:
+        return str(job(folder, name, **fields).write(folder / f"{name}.job.json"))
+
+    run(2, path("whole"), path("hybrid", strategy="NO_SHARD"), "kill:" + path("killed"))
+    assert not (folder / "killed.safetensors").exists()
+    shutil.copytree(folder / "killed", folder / "alone")
+    run(2, path("killed"))
+    run(1, path("alone"))
+    return folder
+
+
+def measured(folder: Path, name: str) -> dict[str, object]:
+    return dict(json.loads((folder / f"{name}.json").read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "world"), [("killed", 2), ("alone", 1)])
+def test_a_killed_run_goes_on_to_the_same_weights(trained: Path, name: str, world: int) -> None:
+    """After SIGKILL, on as many ranks or fewer: the same losses and weights to 1e-6."""
+    from safetensors.torch import load_file
+
+    whole, resumed = measured(trained, "whole"), measured(trained, name)
+    assert (resumed["first_step"], resumed["world"]) == (5, world)
+    np.testing.assert_allclose(resumed["losses"], whole["losses"][5:], atol=1e-5)  # type: ignore[index]
+    first, second = (load_file(trained / f"{each}.safetensors") for each in ("whole", name))
+    worst = max(float((first[key] - second[key]).abs().max()) for key in first)
+    # AdamW divides by the size of the gradient, and so enlarges the rounding of small ones.
+    assert worst <= (1e-6 if world == 2 else 1e-4), f"weights differ by {worst:g}"
+
+
+@pytest.mark.slow
+def test_the_strategy_changes_no_number(trained: Path) -> None:
+    """Sharded or whole, the losses agree: FSDP moves numbers, it does not change them."""
+    losses = [measured(trained, name)["losses"] for name in ("whole", "hybrid")]
+    np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_it_learns_and_says_how_fast(trained: Path) -> None:
+    found = measured(trained, "whole")
+    losses = found["losses"]
+    assert isinstance(losses, list)
+    assert len(losses) == PLAN.steps
+    assert np.isfinite(losses).all()
+    for name in ("impressions_per_second", "rows_per_second", "tokens_per_second", "mfu"):
+        assert found[name] > 0, name  # type: ignore[operator]
+    assert len(LOGITS) == 5

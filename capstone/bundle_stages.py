@@ -11,7 +11,8 @@ import numpy as np
 from capstone import bundle, measure
 from capstone.context import Context
 from capstone.data import SPLIT_SHA256, Ints, Sequence, histories
-from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES, slug
+from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES
+from capstone.names import slug
 from capstone.reranking import RerankConfig
 from capstone.reranking_study import Scored
 from common.results import write_json

@@ -7,6 +7,7 @@ import numpy as np
 from capstone import baselines, measure
 from capstone.context import Context
 from capstone.data import ranking_set
+from capstone.names import slug
 
 
 def data(c: Context) -> None:
@@ -23,12 +24,27 @@ def world(c: Context) -> None:
     """Simulated people fitted to the ratings, and how like the real ones they are."""
     from capstone import figures_world, world_study
 
-    if c.smoke:
-        found = world_study.study_world(c.feed, seed=c.run.seed, impressions=30_000, swaps=6_000)
-    else:
-        found = world_study.study_world(c.feed, seed=c.run.seed)
-    for name, value, unit, n in world_study.metrics(found):
-        c.run.metric(f"world.{name}", value, unit=unit, n=n, how="simulated")
+    found = world_study.study_world(c.feed, seed=c.run.seed)
+    position, drift, cost = found.position, found.drift, found.cost
+    for name, value, unit in (
+        ("naive_bias", position.naive, "ratio"),
+        ("debiased_bias", position.debiased, "ratio"),
+        ("examination_worst_error", position.swaps.worst_error(position.truth), "ratio"),
+        ("rows_per_cpu_second", cost.rows_per_cpu_second, "rows/s"),
+        ("bytes_per_row", cost.bytes_per_row, "bytes"),
+        ("same_for_any_ranks", int(found.same_for_any_ranks), "flag"),
+    ):
+        c.run.metric(f"world.{name}", value, unit=unit, how="simulated")
+    at = drift.days.index(14)
+    c.run.metric(
+        "world.drift_loss_14d", 1 - drift.stale[at] / drift.current[at], unit="ratio",
+        how="simulated clicks that the best list of day 0 loses by day 14",
+    )  # fmt: skip
+    for ranker in found.rankers:
+        c.run.metric(
+            f"world.clicks.{slug(ranker.name)}", ranker.clicks, unit="simulated clicks a session",
+            how=f"expected; NDCG@10 on the real test item {ranker.ndcg:.4f}",
+        )  # fmt: skip
     c.run.figure(
         "world", figures_world.draw_statistics(found.statistics),
         caption="The simulated world's statistics beside the real ones.",
@@ -49,13 +65,16 @@ def world(c: Context) -> None:
 
 
 def baseline(c: Context) -> None:
-    """Popularity, EASE and logistic regression: what the models must beat."""
+    """Popularity, EASE without and with recency, logistic regression: what models must beat."""
     from capstone.rank_metrics import hit_rate, ndcg, ranks
+    from capstone.world_fit import recent_profile
 
     train, known = c.feed.matrix(c.feed.train), c.feed.matrix(c.feed.test_history)
+    weights = baselines.ease(train, c.config.ease_lambda)
     scores = {
         "popularity": np.tile(baselines.popularity(train), (c.feed.n_users, 1)),
-        "ease": known @ baselines.ease(train, c.config.ease_lambda),
+        "ease": known @ weights,
+        "recent_ease": recent_profile(c.feed, c.feed.test_history) @ weights,
     }
     with c.workspace.stage("baselines") as folder:
         for name, score in scores.items():

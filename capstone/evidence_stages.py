@@ -8,7 +8,8 @@ import numpy as np
 
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
-from capstone.model_stages import TEST_CANDIDATES, slug
+from capstone.model_stages import TEST_CANDIDATES
+from capstone.names import slug
 
 ARMS = ("champion", "reference")
 

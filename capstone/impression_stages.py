@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capstone.context import Context
-from capstone.model_stages import slug
+from capstone.names import slug
 
 
 def impressions(c: Context) -> None:
@@ -42,13 +42,14 @@ def impressions(c: Context) -> None:
     for head, result in found.heads.items():
         name = f"impressions.{head}"
         c.run.metric(f"{name}.auc", result.auc, unit="ratio", n=found.n_test,
-                     how=f"the world's own probabilities reach {result.oracle_auc:.4f}")  # fmt: skip
+                     how=f"oracle {result.oracle_auc:.4f}")  # fmt: skip
         for what in ("raw", "corrected", "final"):
             judged = getattr(result, what)
             c.run.metric(f"{name}.ece_{what}", judged.ece, unit="probability", n=judged.n)
         c.run.metric(
             f"{name}.normalised_entropy", result.final.normalised_entropy, unit="ratio",
-            n=result.final.n, how=f"oracle {result.oracle.normalised_entropy:.4f}; 1 is the base rate",
+            n=result.final.n,
+            how=f"1 is the base rate; oracle {result.oracle.normalised_entropy:.4f}",
         )  # fmt: skip
     for part in found.slices:
         c.run.metric(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from capstone.context import RETRIEVAL_LAYERS, Context
 from capstone.data import histories, ranking_set
 from capstone.data_stages import record_auc
 from capstone.models import SequenceEncoder
+from capstone.names import slug
 from common.launch import torchrun
 
 VALIDATION_CANDIDATES, TEST_CANDIDATES = "validation_candidates.npy", "candidates.npy"
@@ -113,11 +113,6 @@ def retrieval(c: Context) -> None:
         "log-q", figures_retrieval.draw_log_q(study_q),
         caption="Sampled softmax with and without the logQ correction, by popularity decile.",
     )  # fmt: skip
-
-
-def slug(name: str) -> str:
-    """A name as part of a metric's name."""
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
 
 
 def job(c: Context, kind: training.Kind, width: int, layers: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from capstone import figures
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
-from capstone.model_stages import slug
+from capstone.names import slug
 from common.errors import RunError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def build(
     checkpoint: str = "checkpoint",
     index_of: str | None = None,
     rerank: RerankConfig | None = None,
+    titles: Mapping[int, str] | None = None,
 ) -> Bundle:
     """A bundle in ``folder``.
 
@@ -38,6 +40,8 @@ def build(
     ----------
     index_of
         Checkpoint that the index says it is of; the bundle's own by default.
+    titles
+        Of some items; the others are called after their number.
     """
     parts = folder.with_name(f"{folder.name}-parts")
     parts.mkdir(parents=True)
@@ -54,7 +58,7 @@ def build(
     visible = np.ones(N_ITEMS + 1, dtype=bool)
     visible[[0, N_ITEMS]] = False
     Catalogue(
-        titles=("", *(f"Film {item}" for item in ids)),
+        titles=("", *((titles or {}).get(item, f"Film {item}") for item in ids.tolist())),
         genres=((), *((GENRES[item % 3],) for item in ids)),
         creator=simulated_creators(N_ITEMS),
         first_seen=np.arange(N_ITEMS + 1) * 86_400,

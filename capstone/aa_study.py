@@ -36,7 +36,7 @@ class Share:
     n: int
 
     @property
-    def share(self) -> float:
+    def value(self) -> float:
         return self.found / self.n
 
     @property
@@ -135,11 +135,15 @@ def study_aa(
 
 @dataclass(frozen=True)
 class Coverage:
-    """A/B repeats: how many intervals held the true effect, and how many excluded 0."""
+    """A/B repeats: how many intervals held the true effect, and how many excluded 0.
+
+    ``first``: the first of them.
+    """
 
     held: Share
     significant: Share
     true_effect: float
+    first: Comparison
 
 
 def study_coverage(
@@ -163,17 +167,16 @@ def study_coverage(
     chances = [_chance(world, lists) for lists in (control, treatment)]
     truth = world.true_effect(control, treatment)["clicks"]
     unit_ids = np.array([f"unit-{number}" for number in range(users)])
-    held = significant = 0
+    tests: list[Comparison] = []
     for number in range(repeats):
         arm = assign_many(unit_ids, f"ab-{seed}-{number}", HALVES)
         people = rng.integers(0, len(control), users)
         before = _sessions(chances[0], people, BEFORE, rng)
         served = [_sessions(chance, people, 1, rng) for chance in chances]
-        found = _test(np.where(arm == 1, served[1], served[0]), before, arm)
-        low, high = found.ci95
-        held += low <= truth <= high
-        significant += found.p < ALPHA
-    return Coverage(Share(held, repeats), Share(significant, repeats), truth)
+        tests.append(_test(np.where(arm == 1, served[1], served[0]), before, arm))
+    held = sum(test.ci95[0] <= truth <= test.ci95[1] for test in tests)
+    significant = sum(test.p < ALPHA for test in tests)
+    return Coverage(Share(held, repeats), Share(significant, repeats), truth, tests[0])
 
 
 def _chance(world: World, lists: Ints) -> Chances:

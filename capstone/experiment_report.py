@@ -1,100 +1,93 @@
-"""The experiment report: every number is looked up in what the run measured."""
+"""The experiment report: every number is looked up in what the run measured, none is typed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from capstone.experiment import Outcome
-from capstone.experiment_study import ExperimentStudy
+from capstone.experiment import load_experiment
+from capstone.experiment_study import KINDS
 from capstone.figures_experiment import TRUTHS
 from capstone.rollout import Plan, read_plan
 from common.scorecard import number
-from labs.lab6_online_eval.memo import memo_of
+from labs.lab6_online_eval.experiment import Experiment, Role
+from labs.lab6_online_eval.memo import words
 
 TEMPLATE = Path(__file__).with_name("experiment_report.md.j2")
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One metric of the live test beside the simulated world's truth."""
-
-    name: str
-    control: float
-    treatment: float
-    effect: float
-    low: float
-    high: float
-    truth: float
-
-    @property
-    def held(self) -> bool:
-        return self.low <= self.truth <= self.high
-
-
-def effects_of(live: Outcome) -> tuple[Effect, ...]:
-    """The metrics that have a truth; none when the analysis was refused."""
-    found = []
-    for name, key in TRUTHS.items():
-        result = live.metric(name)
-        if result is not None:
-            comparison = result.comparison
-            found.append(
-                Effect(
-                    name.removesuffix("_per_session").replace("_", " "),
-                    comparison.mean_control,
-                    comparison.mean_treatment,
-                    result.effect.estimate,
-                    *result.effect.interval,
-                    live.truth[key],
-                )
-            )
-    return tuple(found)
+PLAIN = ("ratio", "count", "flag", "probability", "simulated")
+"""Units that a table's heading says already."""
+Metrics = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(
-    path: Path, study: ExperimentStudy, *, live: Outcome | None = None, plan: Plan | None = None
+    path: Path,
+    *,
+    metrics: Metrics,
+    bundle_version: str,
+    commit: str,
+    date: str,
+    experiment: Experiment | None = None,
+    plan: Plan | None = None,
 ) -> Path:
-    """Render ``experiment_report.md.j2``; lab 6's memo gives the words of the live test.
+    """Render ``experiment_report.md.j2``.
 
     Parameters
     ----------
-    live
-        The A/B test through the service; without it the report says nothing of one.
+    metrics
+        Name to ``value``, ``unit``, ``ci95``, ``how``, ``reason``, as a run's results have them.
+        One that is missing, or has no value, appears as "not measured" with its reason.
+    experiment, plan
+        The files that the run went by; those of the repository when left out.
     """
-    path.write_text(render_report(study, live=live, plan=plan), encoding="utf-8")
-    return path
-
-
-def render_report(
-    study: ExperimentStudy, *, live: Outcome | None = None, plan: Plan | None = None
-) -> str:
-    """The report as Markdown."""
     import jinja2
+
+    design, steps = experiment or load_experiment(), plan or read_plan()
+
+    def value(name: str) -> str:
+        metric = metrics.get(name)
+        if metric is None or metric["value"] is None:
+            return f"not measured ({(metric or {}).get('reason') or 'the stage did not run'})"
+        unit = "" if metric["unit"].split()[0] in PLAIN else f" {metric['unit']}"
+        return number(metric["value"]) + unit
+
+    def interval(name: str) -> str:
+        ends = metrics.get(name, {}).get("ci95")
+        return f"{number(ends[0])} to {number(ends[1])}" if ends else ""
+
+    def flag(name: str) -> str:
+        metric = metrics.get(name)
+        if metric is None or metric["value"] is None:
+            return value(name)
+        return "yes" if metric["value"] else "no"
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["n"] = number
-    environment.filters["share"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["yes"] = lambda held: {True: "yes", False: "no", None: ""}[held]
-    success = live.success if live else None
+    environment.filters |= {"n": number, "words": words}
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        study=study,
-        live=live,
-        memo=memo_of(live.analysis) if live else None,
-        arms=[arm.name for arm in live.analysis.experiment.arms] if live else [],
-        effects=effects_of(live) if live else (),
-        reduction=success.comparison.variance_reduction if success else 0.0,
-        plan_words=plan_words(plan or read_plan()),
+        v=value,
+        ci=interval,
+        flag=flag,
+        how=lambda name: metrics[name].get("how", ""),
+        experiment=design,
+        arms=[arm.name for arm in design.arms],
+        guardrails=[metric for metric in design.metrics if metric.role is Role.GUARDRAIL],
+        truths=TRUTHS,
+        kinds=KINDS,
+        reconciled=[name for name in metrics if name.startswith("reconciled.")],
+        plan_words=plan_words(steps),
+        bundle_version=bundle_version,
+        commit=commit,
+        date=date,
     )
-    return text.rstrip() + "\n"
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return path
 
 
 def plan_words(plan: Plan) -> str:
     """A rollout's steps in words: ``shadow (300 feeds, 10 looks at most), then ...``."""
-    steps: Sequence[str] = [
+    steps = [
         f"{step.name} ({step.feeds:,} feeds, {step.looks} looks at most)" for step in plan.steps
     ]
     return ", then ".join(steps)

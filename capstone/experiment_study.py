@@ -202,7 +202,7 @@ def study_experiment(
     arms
         Values of the champion and the candidate for the same candidates of every user.
     live
-        The A/B test through the service, for the table.
+        The A/B test through the service, for the table; without it a simulated one.
     repeats
         Of each candidate's rollout and of A/A.
     users, sessions, watched, explored
@@ -240,7 +240,7 @@ def study_experiment(
     coverage = study_coverage(world, champion, candidate, repeats=repeats, users=users, seed=seed)
     whole_truth = float(world.expected(candidate)["clicks"].mean())
     rows = (
-        *(() if live is None else live_rows(live)),
+        *(simulated_rows(coverage) if live is None else live_rows(live)),
         *interleaving_rows(designs),
         *slot_table(found, ran, whole, truth, whole_truth),
     )
@@ -267,7 +267,7 @@ def live_rows(live: Outcome) -> tuple[Row, ...]:
     return (
         Row(
             "A/B test, live service",
-            "clicks a session, treatment minus control",
+            "clicks a session, candidate minus champion",
             found.effect.estimate,
             *found.effect.interval,
             live.truth["clicks"],
@@ -275,10 +275,17 @@ def live_rows(live: Outcome) -> tuple[Row, ...]:
     )
 
 
+def simulated_rows(coverage: Coverage) -> tuple[Row, ...]:
+    """The first of the simulated A/B tests."""
+    first = coverage.first
+    estimand = "clicks a session, candidate minus champion"
+    return (Row("A/B test", estimand, first.effect, *first.ci95, coverage.true_effect),)
+
+
 def interleaving_rows(designs: Agreement) -> tuple[Row, ...]:
     """Interleaving's credit: it has the sign of the effect, and another size."""
     preference = designs.preference
-    estimand = "credit a session, candidate minus champion (the sign counts)"
+    estimand = "credit a session"
     return (Row("team-draft interleaving", estimand, preference.effect, *preference.ci95, None),)
 
 
@@ -290,7 +297,7 @@ def slot_table(
     whole_truth: float,
 ) -> tuple[Row, ...]:
     """The exploration slots by every estimator, what serving it gave, and the whole feed."""
-    estimand = "clicks an exploration slot, drawn by the candidate's values"
+    estimand = "clicks an exploration slot"
     return (
         *(
             Row(
@@ -307,7 +314,7 @@ def slot_table(
         Row("the candidate's draw, served", estimand, ran.value, ran.low, ran.high, truth),
         Row(
             f"off-policy, {whole.estimator}",
-            "clicks a session of the candidate's whole feed",
+            "clicks a session, whole feed",
             whole.clicks,
             whole.low,
             whole.high,
@@ -315,6 +322,40 @@ def slot_table(
             whole.refused or "",
         ),
     )
+
+
+def metrics(found: ExperimentStudy) -> tuple[tuple[str, float, str, int], ...]:
+    """What the study measured beside the shares of its table: (name, value, unit, n)."""
+    held, significant = found.coverage.held, found.coverage.significant
+    repeats = found.aa.planned.n
+    rows: list[tuple[str, float, str, int]] = [
+        ("aa.naive_expected", found.aa.naive_expected, "ratio", repeats),
+        ("aa.variance_reduction", found.aa.variance_reduction, "ratio", repeats),
+        ("ab.coverage", held.value, "ratio", held.n),
+        ("ab.coverage_low", held.ci95[0], "ratio", held.n),
+        ("ab.coverage_high", held.ci95[1], "ratio", held.n),
+        ("ab.power", significant.value, "ratio", significant.n),
+        ("slots.truth", found.slot_truth, "simulated clicks", 1),
+        ("slots.logger_truth", found.logger_truth, "simulated clicks", 1),
+        ("slots.unsupported", found.whole.unsupported, "ratio", 1),
+    ]
+    for name, each in found.rollouts.items():
+        rows += [
+            (f"rollout.{name}.by_guardrail", each.by_guardrail, "ratio", each.n),
+            (f"rollout.{name}.true_effect", each.effect, "simulated clicks", each.n),
+            (f"rollout.{name}.hides", each.hides, "ratio", each.n),
+        ]
+    for name, stop in found.stops.items():
+        rows.append((f"stop.{name}.exposed_share", stop.exposed / stop.of, "ratio", stop.of))
+        if stop.report.hour is not None:
+            rows.append((f"stop.{name}.hours", stop.report.hour, "hours", stop.of))
+    sensitivity = found.designs.sensitivity
+    if sensitivity is not None:
+        rows += [
+            ("interleaving.sessions", sensitivity.interleaved_sessions, "sessions", 1),
+            ("interleaving.ab_sessions", sensitivity.ab_sessions, "sessions", 1),
+        ]
+    return tuple(rows)
 
 
 def covered(rows: Sequence[Row]) -> Floats:

@@ -60,7 +60,15 @@ def draw_effect(outcome: Outcome) -> Figure:
     return figure
 
 
-def draw_rollouts(traces: Mapping[str, Sequence[Look]]) -> Figure:
+def draw_rollouts(
+    rollouts: Mapping[str, Characteristics], names: Sequence[str] = ("good", "bait", "harmful")
+) -> Figure:
+    """The first rollout of each candidate, look by look: weight, clicks' interval, guardrails."""
+    traces = {name: rollouts[name].example.trace for name in names}
+    return draw_traces(traces)
+
+
+def draw_traces(traces: Mapping[str, Sequence[Look]]) -> Figure:
     """Rollouts look by look, one column each: the weight, the clicks' interval, the guardrails."""
     from matplotlib.figure import Figure
 
@@ -146,7 +154,7 @@ def draw_aa(study: AAStudy) -> Figure:
     for place, (_, share, colour) in enumerate(rows):
         low, high = share.ci95
         axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2)
-        axes.plot(100 * share.share, place, "o", color=colour)
+        axes.plot(100 * share.value, place, "o", color=colour)
     axes.axvline(5, color=GREY, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(-0.6, 2.6)
@@ -155,7 +163,7 @@ def draw_aa(study: AAStudy) -> Figure:
     return figure
 
 
-def draw_designs(study: ExperimentStudy) -> Figure:
+def draw_reconciliation(study: ExperimentStudy) -> Figure:
     """A/B, interleaving and off-policy: each panel one estimand, with its truth."""
     from matplotlib.figure import Figure
 

@@ -162,6 +162,8 @@ class Characteristics:
     promoted, stopped, given_up
         Shares that were promoted, sent back for harm or a certain loss, sent back because nothing
         could be shown in time.
+    by_guardrail
+        Of all rollouts, the share that a guardrail stopped, and not a loss of clicks.
     exposed
         Median number of sessions that saw the candidate until the end.
     states
@@ -177,6 +179,7 @@ class Characteristics:
     stopped: float
     stopped_ci: tuple[float, float]
     given_up: float
+    by_guardrail: float
     exposed: float
     looks: float
     states: dict[str, float]
@@ -213,6 +216,7 @@ def characteristics(
         stopped=stopped / repeats,
         stopped_ci=proportion_ci(stopped, repeats),
         given_up=given_up / repeats,
+        by_guardrail=sum(run.reason.startswith("harm") for run in runs) / repeats,
         exposed=float(np.median([run.exposed for run in runs])),
         looks=float(np.median([run.looks for run in runs])),
         states={step.name: ends.count(step.name) / repeats for step in plan.steps},

@@ -140,6 +140,17 @@ def test_what_is_reported_is_what_people_did(outcome: Outcome) -> None:
     assert 3.0 <= outcome.score_p99_ms(1) <= 5.0
 
 
+def test_the_figure_shows_each_effect_beside_its_truth(outcome: Outcome) -> None:
+    """The one picture of the live test: an estimate without its truth would prove nothing here."""
+    from capstone.figures_experiment import TRUTHS, draw_effect
+
+    (axes,) = draw_effect(outcome).axes
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(shown) == len(TRUTHS), shown
+    diamonds = [line for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    assert len(diamonds) == len(TRUTHS)
+
+
 def test_the_lists_are_those_of_both_arms(outcome: Outcome, service: FakeService) -> None:
     """The truth is computed from these: both arms of everybody, asked for outside the test."""
     assert (outcome.lists == service.settings["lists"]).all()

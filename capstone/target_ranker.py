@@ -169,6 +169,10 @@ class TargetRanker(nn.Module):
             local = table.to_local() if isinstance(table, DTensor) else table
             local.copy_(base.expand_as(local))
 
+    def layout(self, history: Tensor, n_candidates: int) -> Layout:
+        """Places and mask of the sequence."""
+        return Layout(history, n_candidates, self.shape.head_width)
+
     def forward(self, requests: Requests) -> Tensor:
         """Logits [B, C, heads]."""
         length, n_candidates = requests.history.shape[1], requests.candidates.shape[1]
@@ -176,7 +180,7 @@ class TargetRanker(nn.Module):
         targets = self.items(requests.candidates)
         targets = targets + self.creators(requests.creators) + self.ages(requests.ages)
         x = torch.cat([past, targets], dim=1)
-        layout = Layout(requests.history, n_candidates, self.shape.head_width)
+        layout = self.layout(requests.history, n_candidates)
         for block in self.blocks:
             x = block(x, layout)
         logits: Tensor = self.head(self.norm(x[:, length:])) + self.positions(requests.positions)

@@ -15,6 +15,7 @@ from capstone.target_ranker import (
     LOGITS,
     SIZES,
     TOP,
+    Layout,
     Requests,
     TargetRanker,
     Vocabulary,
@@ -86,13 +87,13 @@ def test_a_score_is_the_same_in_any_company(
 
 def test_without_the_mask_the_same_test_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """The property is the mask's doing: under a causal mask the neighbours move the score."""
-    from capstone import target_ranker
 
-    def causal(history: torch.Tensor, n_candidates: int) -> torch.Tensor:
-        size = history.shape[1] + n_candidates
-        return torch.ones(size, size, dtype=torch.bool).tril().expand(len(history), 1, -1, -1)
+    def causal(self: TargetRanker, history: torch.Tensor, n_candidates: int) -> Layout:
+        layout = Layout(history, n_candidates, self.shape.head_width)
+        layout.mask = torch.ones_like(layout.mask).tril()
+        return layout
 
-    monkeypatch.setattr(target_ranker, "isolation_mask", causal)
+    monkeypatch.setattr(TargetRanker, "layout", causal)
     ranker, given_ = model(), requests(0, 1, 6)
     whole = probabilities(ranker, given_)["click"][0, 5]
     alone = probabilities(ranker, part(given_, slice(0, 1), [5]))["click"][0, 0]

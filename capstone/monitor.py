@@ -39,7 +39,7 @@ class MonitorConfig:
     """What the monitor reads and where it answers."""
 
     events: str
-    """Folder of the gateway's event log."""
+    """Folder of the gateway's event log, or of the logs of several gateways, one below it each."""
     port: int
     references: str = ""
     """File of :func:`capstone.drift.save_references`. When it is not there, the first users' scores

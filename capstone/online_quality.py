@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from capstone.api import RATING_OF
 from capstone.drift import Drift, Reference, drifts, reference_of
-from capstone.event_tables import open_tables
+from capstone.event_tables import EXPOSURES, FeedTables
+from capstone.event_tables import REACTIONS as REACTION_LOG
 from capstone.value import HEADS, REACTIONS
 from common.errors import require
 
@@ -98,7 +99,7 @@ def measure(
     Parameters
     ----------
     folder
-        Of the event log.
+        Of the event log, or of the logs of several gateways, one below it each.
     references
         Head to its reference; without one nothing is said of drift.
     groups
@@ -116,7 +117,7 @@ def measure(
         The log is damaged.
     """
     require(since is None or since.tzinfo is not None, "since", since, "must have a time zone")
-    with open_tables(folder) as connection:
+    with open_logs(folder) as connection:
         _prepare(connection, since, version)
         (feeds, users, fallbacks, reactions) = _one(
             connection,
@@ -149,13 +150,35 @@ def score_references(
     For a bundle that came without one: its first day is what later days are compared with. Heads
     with too few users, or one score for all, are left out.
     """
-    with open_tables(folder) as connection:
+    with open_logs(folder) as connection:
         _prepare(connection, None, version)
         return {
             head: reference_of(scores, n_bins=n_bins)
             for head, scores in _top_scores(connection).items()
             if len(scores) >= 10 * n_bins and np.ptp(scores) > 0
         }
+
+
+def open_logs(folder: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB with the views ``exposures`` and ``reactions`` of one log or of several gateways'.
+
+    A reaction that was sent to two gateways is in both logs, and once in the view.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    inside = sorted(path for path in folder.glob("*/") if (path / f"{EXPOSURES}-log").is_dir())
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    for kind in (EXPOSURES, REACTION_LOG):
+        tables = [FeedTables(each).read(kind) for each in inside or [folder]]
+        connection.from_arrow(pa.concat_tables(tables)).create_view(f"every_{kind}")
+    connection.execute(f"CREATE VIEW {EXPOSURES} AS FROM every_{EXPOSURES}")
+    connection.execute(
+        f"CREATE VIEW {REACTION_LOG} AS "
+        f'SELECT DISTINCT ON (event_id) * FROM every_{REACTION_LOG} ORDER BY event_id, "at"'
+    )
+    return connection
 
 
 def _prepare(

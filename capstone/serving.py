@@ -167,7 +167,7 @@ def live(
         require_port_free(port, "the gateway", option="--port")
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    models = _models(bundles, store, workers)
+    models = model_specs(bundles, store, workers)
     token, admin_token = (given or secrets.token_urlsafe(24) for given in (token, admin_token))
     scorer_port, token_file = free_port(), folder / "scorer-token"
     gpus = 1 if device == "cuda" else 0
@@ -257,7 +257,8 @@ def archive_rankers(bundles: Sequence[Bundle], store: Path) -> None:
         build_archive("ranker", bundle.version, handler, [bundle.ranker], store)
 
 
-def _models(bundles: Sequence[Bundle], store: Path, workers: int) -> list[ModelSpec]:
+def model_specs(bundles: Sequence[Bundle], store: Path, workers: int) -> list[ModelSpec]:
+    """The ranker of every bundle, as TorchServe is told of it."""
     # A batch of one: the gateway sends those that wait together in one body, without the delay
     # in which TorchServe would wait for company.
     versions = dict.fromkeys(bundle.version for bundle in bundles)

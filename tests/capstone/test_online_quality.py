@@ -82,6 +82,16 @@ def test_the_window_and_the_version_are_kept(ordinary: Path) -> None:
         measure(ordinary, since=datetime(2026, 1, 1))
 
 
+def test_the_logs_of_several_gateways_are_one(tmp_path: Path) -> None:
+    """Each replica has a folder; a reaction that was sent to both counts once."""
+    write_log(tmp_path / "gateway-0", users=30, version="v1")
+    write_log(tmp_path / "gateway-1", users=20, version="v2")
+    one, both = measure(tmp_path / "gateway-0"), measure(tmp_path)
+    assert (one.feeds, both.feeds) == (30, 50)
+    write_log(tmp_path / "gateway-2", users=30, version="v1")
+    assert measure(tmp_path).reactions == both.reactions
+
+
 def test_a_log_without_a_feed_is_an_answer(tmp_path: Path) -> None:
     """The monitor may start before the first feed."""
     found = measure(tmp_path / "not-yet", groups=PARITY)

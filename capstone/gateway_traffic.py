@@ -80,9 +80,14 @@ class GatewayTraffic:
     def route(self, weight: float, *, shadow: bool) -> None:
         """Give the candidate ``weight`` of the units, or copies of the champion's requests."""
         champion, candidate = self._variants
-        weights = [0.0] * len(self._ask("GET", "/experiment")["arms"])
+        now = self._ask("GET", "/experiment")
+        weights = [0.0] * len(now["arms"])
         weights[champion], weights[candidate] = 1 - weight, weight
-        content: dict[str, Any] = {"weights": weights, "shadow_share": self._shadow_share}
+        content = {
+            "weights": weights,
+            "coverage": now["coverage"],
+            "shadow_share": self._shadow_share,
+        }
         if shadow:
             content["shadow"] = candidate
         self._ask("PUT", "/experiment", content)

@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self._answer({"name": "feed", "arms": [{}, {}, {}], "shadow": self.shadow})
+        self._answer({"coverage": 0.5, "arms": [{}, {}, {}], "shadow": self.shadow})
 
     def do_PUT(self) -> None:
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -135,9 +135,8 @@ def test_weights_go_to_the_two_arms_and_nobody_else(
     found.route(0.0, shadow=True)
     found.close()
     (first, second) = handler.asked
-    assert first == (
-        "/experiment", "Bearer admin", {"weights": [0.95, 0.0, 0.05], "shadow_share": 0.25}
-    )  # fmt: skip
+    assert first[:2] == ("/experiment", "Bearer admin")
+    assert first[2] == {"weights": [0.95, 0.0, 0.05], "coverage": 0.5, "shadow_share": 0.25}
     assert second[2]["weights"] == [1.0, 0.0, 0.0]
     assert second[2]["shadow"] == 2
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_K = 50
 MAX_ID = 2**31 - 1
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+"""An integer; Python's own would take ``true`` for user 1."""
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 """An id that a client makes up: letters, digits and ``. _ : -``."""
 
@@ -47,10 +57,10 @@ class Strict(BaseModel):
 class FeedQuery(Strict):
     """``unit_id`` is what an experiment randomises; it is the user unless given."""
 
-    user_id: int = Field(ge=1, le=MAX_ID)
-    k: int = Field(default=10, ge=1, le=MAX_K)
+    user_id: Whole = Field(ge=1, le=MAX_ID)
+    k: Whole = Field(default=10, ge=1, le=MAX_K)
     unit_id: Name | None = None
-    variant: int | None = Field(default=None, ge=0, le=15)
+    variant: Whole | None = Field(default=None, ge=0, le=15)
 
 
 class FeedItem(Strict):
@@ -92,8 +102,8 @@ class EventIn(Strict):
 
     event_id: Name
     request_id: Name
-    user_id: int = Field(ge=1, le=MAX_ID)
-    item_id: int = Field(ge=1, le=MAX_ID)
+    user_id: Whole = Field(ge=1, le=MAX_ID)
+    item_id: Whole = Field(ge=1, le=MAX_ID)
     reaction: Reaction
 
 
@@ -154,7 +164,7 @@ class ExperimentIn(Strict):
 
     weights: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1, max_length=16)
     coverage: float = Field(default=1.0, ge=0, le=1)
-    shadow: int | None = Field(default=None, ge=0, le=15)
+    shadow: Whole | None = Field(default=None, ge=0, le=15)
     shadow_share: float = Field(default=0.25, gt=0, le=1)
 
 
@@ -193,11 +203,13 @@ class Experiment(Strict):
 class BundleIn(Strict):
     """A folder below the service's bundle root; the arm starts with weight 0."""
 
-    folder: str = Field(min_length=1, max_length=500)
+    folder: str = Field(
+        min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
+    )
     arm: Name | None = None
 
 
 class WithdrawnIn(Strict):
     """Items that nobody may be shown any more; replaces the earlier list."""
 
-    items: list[Annotated[int, Field(ge=1, le=MAX_ID)]] = Field(max_length=10_000)
+    items: list[Annotated[Whole, Field(ge=1, le=MAX_ID)]] = Field(max_length=1000)

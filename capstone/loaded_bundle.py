@@ -103,7 +103,7 @@ def load(folder: Path) -> LoadedBundle:
     """
     try:
         bundle = bundles.load(folder)
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise Mismatch("files", str(error)) from error
     try:
         index, _ = load_index(bundle.index, expected_version=bundle.checkpoint)

@@ -175,6 +175,7 @@ def test_bad_input_gets_the_right_status_is_counted_and_changes_nothing(
             (422, "/feed", {"json": {"user_id": 1, "k": 0}}),
             (422, "/feed", {"json": {"user_id": 1, "k": 10**6}}),
             (422, "/feed", {"json": {"user_id": "x"}}),
+            (422, "/feed", {"json": {"user_id": True}}),
             (422, "/feed", {"json": {}}),
             (422, "/feed", {"json": [1]}),
             (422, "/feed", {"json": {"user_id": 1, "more": 1}}),
@@ -202,7 +203,7 @@ def test_bad_input_gets_the_right_status_is_counted_and_changes_nothing(
             answer = await client.post(path, **sent)
             assert answer.status_code == status, (path, sent, answer.text)
             assert answer.json()["detail"], (path, sent)
-        assert await counted(client, 'feed_requests_total{route="/feed",status="422"}') == 9
+        assert await counted(client, 'feed_requests_total{route="/feed",status="422"}') == 10
         assert await counted(client, 'feed_events_total{outcome="forged",reaction="like"}') == 2
         unknown = 'feed_events_total{outcome="unknown_item",reaction="like"}'
         assert await counted(client, unknown) == 1
@@ -338,8 +339,10 @@ def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(
         assert "another checkpoint" in mixed.json()["detail"]
         assert await counted(client, 'feed_bundle_mismatch_total{part="index"}') == 1
         assert (await admin.post("/bundles", json={"folder": "absent"})).status_code == 409
-        for escape in ("../outside", "/etc", "."):
+        for escape in ("../outside", ".", "two/../.."):
             assert (await admin.post("/bundles", json={"folder": escape})).status_code == 403
+        for no_path in ("/etc", "a\x00", "x" * 201):
+            assert (await admin.post("/bundles", json={"folder": no_path})).status_code == 422
         added = await admin.post("/bundles", json={"folder": "two", "arm": "candidate"})
         assert (added.json()["name"], added.json()["weight"]) == ("candidate", 0.0)
         twice = await admin.post("/bundles", json={"folder": "two", "arm": "candidate"})

@@ -138,11 +138,9 @@ def test_the_position_moves_all_candidates_alike_and_serving_has_one() -> None:
 def test_the_full_size_has_a_billion_parameters() -> None:
     """Counted on the meta device, which needs no memory; the blocks alone are enough."""
     films = Vocabulary(items=1682, creators=120, reactions=4, positions=20)
-    million = replace(films, items=1_000_000)
-    few, many = (parameters(meta_model("full", each)) for each in (films, million))
+    found = parameters(meta_model("full", films))
     blocks = SIZES["full"].layers * SIZES["full"].block_parameters
-    assert few > blocks > 1_000_000_000, (few, blocks)
-    assert many - few == 2048 * (1_000_000 - 1682)
+    assert found > blocks > 1_000_000_000, (found, blocks)
 
 
 def test_an_unknown_size_is_refused() -> None:

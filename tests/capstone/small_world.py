@@ -1,4 +1,4 @@
-"""A world of 80 people and 300 films, made in a millisecond, and two rankers for it."""
+"""A world of 80 people and 300 films, made in a millisecond; two rankers and a study in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from capstone.experiment_study import ExperimentStudy, study_experiment
 from capstone.off_policy import TwoArms
 from capstone.world import World
 from capstone.world_fit import RANK
@@ -46,3 +47,11 @@ def two_arms(noise: float = 0.3) -> TwoArms:
     candidate = click + 0.3 * noise * rng.random(click.shape)
     take = np.take_along_axis
     return TwoArms(take(ids, order, 1), take(champion, order, 1), take(candidate, order, 1))
+
+
+@cache
+def small_study() -> ExperimentStudy:
+    return study_experiment(
+        small_world(), two_arms(), repeats=6, users=1000, sessions=800, watched=3000, explored=800,
+        seed=4,
+    )  # fmt: skip

@@ -11,11 +11,10 @@ from capstone.experiment_study import (
     ExperimentStudy,
     candidate_lists,
     covered,
-    study_experiment,
 )
 from capstone.interleaved import compare_designs, film_world
 from common.errors import InputError
-from tests.capstone.small_world import PEOPLE, small_world, two_arms
+from tests.capstone.small_world import PEOPLE, small_study, small_world, two_arms
 
 K = 10
 CHAMPION = two_arms().ranked(two_arms().champion, K)
@@ -76,10 +75,7 @@ def test_the_candidates_are_what_they_are_called() -> None:
 
 @pytest.fixture(scope="module")
 def study() -> ExperimentStudy:
-    return study_experiment(
-        small_world(), two_arms(), repeats=8, users=1000, sessions=800, watched=4000,
-        explored=1500, seed=4,
-    )  # fmt: skip
+    return small_study()
 
 
 def test_the_study_has_every_design_in_one_table(study: ExperimentStudy) -> None:

@@ -10,17 +10,14 @@ import pytest
 
 from capstone import figures_experiment
 from capstone.experiment_report import plan_words, write_report
-from capstone.experiment_study import ExperimentStudy, metrics, study_experiment
+from capstone.experiment_study import ExperimentStudy, metrics
 from capstone.rollout import read_plan
-from tests.capstone.small_world import small_world, two_arms
+from tests.capstone.small_world import small_study
 
 
 @pytest.fixture(scope="module")
 def study() -> ExperimentStudy:
-    return study_experiment(
-        small_world(), two_arms(), repeats=4, users=1000, sessions=500, watched=3000,
-        explored=400, seed=4,
-    )  # fmt: skip
+    return small_study()
 
 
 def report(folder: Path, measured: dict[str, Any]) -> str:

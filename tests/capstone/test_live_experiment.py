@@ -25,7 +25,7 @@ ARMS = ("champion", "reference")
 TOKEN, ADMIN = "client-token-of-the-test", "admin-token-of-the-test-x"
 PLAN = Plan(
     "live",
-    (Step("shadow", 0.0, feeds=20, looks=20), Step("50 %", 0.5, feeds=150, looks=6)),
+    (Step("shadow", 0.0, feeds=8, looks=20), Step("50 %", 0.5, feeds=110, looks=5)),
     Limits(slow_ms=1000.0),
     look_every_s=0.01,
 )
@@ -67,7 +67,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def test_the_gateway_assigns_logs_and_is_analysed(service: Live, tmp_path: Path) -> None:
     """The whole way of the A/B test: assignment, feeds and the log are the service's."""
     found = run_experiment(
-        service, small_world(), load_experiment(), users=300, seed=1, folder=tmp_path,
+        service, small_world(), load_experiment(), users=200, seed=1, folder=tmp_path,
         n_people=tiny_bundle.N_USERS, react=True,
     )  # fmt: skip
     assert found.success is not None, found.analysis.failed_checks
@@ -78,10 +78,10 @@ def test_the_gateway_assigns_logs_and_is_analysed(service: Live, tmp_path: Path)
 
 
 def people_ask(service: Live, number: int, *, react: bool) -> None:
-    """100 units ask; with ``react`` the champion is clicked and the candidate hidden."""
+    """60 units ask; with ``react`` the champion is clicked and the candidate hidden."""
     bodies = [
         {"user_id": 1 + unit % tiny_bundle.N_USERS, "k": 10, "unit_id": f"live-{number}-{unit}"}
-        for unit in range(100)
+        for unit in range(60)
     ]
     answers = ask(service, "/feed", bodies, what="people")
     if not react:

@@ -230,7 +230,11 @@ class FeedService:
             raise HttpError(error.status, str(error), wait) from error
         # Also for a duplicate: the first try may have ended between the log and the state.
         rating = api.RATING_OF[event.reaction]
-        await self.state.append(event.user_id, event.item_id, rating, event.event_id)
+        try:
+            await self.state.append(event.user_id, event.item_id, rating, event.event_id)
+        except Exception:  # the event is on disk, so it is acknowledged; a restart replays it
+            self.metrics.state_errors.labels("append").inc()
+            log.exception("event %s is in the log and not in the user state", event.event_id)
         self._count(kind, "duplicate" if duplicate else "accepted")
         return api.EventAnswer(event_id=event.event_id, duplicate=duplicate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,8 +95,11 @@ class GatewayConfig:
         return Path(self.state) if self.state else Path(self.log) / "state.sqlite"
 
     def write(self, path: Path) -> Path:
-        """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        """Write it as JSON for the owner alone: the address of a Redis may hold a password."""
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(asdict(self), stream)
         return path
 
     @classmethod

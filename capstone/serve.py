@@ -34,6 +34,12 @@ class Options:
     """Port to listen on; 0 picks a free one."""
     token_file: Path | None = None
     """File with the token that clients must send; a random one is made without it."""
+    admin_token_file: Path | None = None
+    """File with the token that changes the experiment; a random one is made without it."""
+    redis_url: str = ""
+    """Keep user state in this Redis (redis://host:port) instead of in SQLite."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where TorchServe runs the ranker."""
 
 
 def main() -> int:
@@ -55,8 +61,14 @@ def main() -> int:
 def serve(options: Options) -> int:
     """Start the service, say how to ask it, and wait."""
     _require_address(options.host)
-    token = _read_token(options.token_file) if options.token_file else ""
-    made = options.out / "capstone" / "artifacts" / f"{options.scale}-seed{options.seed}" / "bundle"
+    token, admin_token = (
+        _read_token(path, option) if path else ""
+        for path, option in (
+            (options.token_file, "--token-file"), (options.admin_token_file, "--admin-token-file")
+        )
+    )  # fmt: skip
+    name = f"{options.scale}-seed{options.seed}"
+    made = options.out / "capstone" / "artifacts" / name / "bundle"
     if not made.is_dir():
         raise InputError(
             f"no bundle in {made}; make one with `make capstone SCALE={options.scale}`"
@@ -65,6 +77,7 @@ def serve(options: Options) -> int:
     from capstone.serving import live
 
     champion = bundle.load((made / "champion").resolve())
+    kept = (options.out / "capstone" / "service" / name).resolve()
     with (
         tempfile.TemporaryDirectory(prefix="feed-") as folder,
         live(
@@ -75,12 +88,22 @@ def serve(options: Options) -> int:
             host=options.host,
             port=options.port,
             token=token,
+            admin_token=admin_token,
+            device=options.device,
+            log=kept / "events",
+            redis_url=options.redis_url,
+            bundle_root=made.resolve(),
         ) as service,
     ):
-        print(f"bundle {champion.version} on {service.url}; Ctrl-C stops it\n")
+        print(f"bundle {champion.version} on {service.url}; Ctrl-C stops it")
+        print(f"reactions and exposures are kept in {kept}\n")
         shown = f"$(cat {options.token_file})" if token else service.token
+        admin = f"$(cat {options.admin_token_file})" if admin_token else service.admin_token
+        print(f"the page: {service.url}/#token={shown}\n")
         print(f'curl -s {service.url}/feed -H "Authorization: Bearer {shown}" \\')
-        print("  -H 'Content-Type: application/json' -d '{\"user_id\": 1}'", flush=True)
+        print("  -H 'Content-Type: application/json' -d '{\"user_id\": 1}'\n")
+        print(f'curl -s -X PUT {service.url}/experiment -H "Authorization: Bearer {admin}" \\')
+        print("  -H 'Content-Type: application/json' -d '{\"weights\": [1.0]}'", flush=True)
         while service.gateway.poll() is None:
             time.sleep(0.5)
         raise RunError(f"the gateway ended:\n{service.gateway.tail()}")
@@ -95,13 +118,13 @@ def _require_address(host: str) -> None:
         ) from None
 
 
-def _read_token(path: Path) -> str:
+def _read_token(path: Path, option: str) -> str:
     if not path.is_file():
-        raise InputError(f"--token-file {path} is no file; write a token of your own into it")
+        raise InputError(f"{option} {path} is no file; write a token of your own into it")
     token = path.read_text(encoding="utf-8").strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(
-            f"--token-file {path} must hold one token of at least {MIN_TOKEN} printable ASCII "
+            f"{option} {path} must hold one token of at least {MIN_TOKEN} printable ASCII "
             "characters without spaces; make one with `openssl rand -hex 24`"
         )
     return token

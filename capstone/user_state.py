@@ -71,7 +71,10 @@ class UserState(Protocol):
         ...
 
     async def append(self, user: int, item: int, rating: int, event_id: str) -> bool:
-        """Add to a history, once for an event id; False when it was applied before."""
+        """Add to a history, once for an event id; False when it was applied before.
+
+        A store that fails raises, and the history of this process has the item all the same.
+        """
         ...
 
     async def people(self, count: int) -> list[tuple[int, History]]:
@@ -164,9 +167,10 @@ class SqliteState:
                 execute("DELETE FROM applied WHERE rowid <= ?", (added.lastrowid - REMEMBERED,))
             execute("INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?)", (user, *packed(changed)))
             execute("COMMIT")
-        except BaseException:
+        except sqlite3.Error:
             if self._database.in_transaction:
                 execute("ROLLBACK")
+            self._keep(user, changed)  # shown, and written with the next change or from the log
             raise
         self._keep(user, changed)
         return True

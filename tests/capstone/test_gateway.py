@@ -26,6 +26,7 @@ from common.errors import InputError
 from common.ports import free_port
 from labs.lab4_model_serving import json_logs
 from tests.capstone import tiny_bundle
+from tests.capstone.test_event_log import full_disk
 
 TOKEN, ADMIN = "token-of-a-client-0", "token-of-the-admin-0"
 SLOW = dict.fromkeys(DEADLINES_MS, 10_000.0)
@@ -239,6 +240,24 @@ def test_a_replayed_event_changes_nothing_also_after_a_restart(made: Path, tmp_p
         path.unlink()  # the state is a view of the log
     asked(settings, second)
     assert FeedTables(tmp_path / "events").read(REACTIONS).num_rows == 1
+
+
+def test_a_full_disk_refuses_reactions_and_no_feed(made: Path, tmp_path: Path) -> None:
+    """An event that is not on disk is not acknowledged; a feed needs no disk."""
+
+    async def talk(client: Client, admin: Client) -> None:
+        feed = (await client.post("/feed", json={"user_id": 3})).json()
+        with full_disk(1):
+            answer = await client.post("/events", json=reaction(feed))
+            assert (answer.status_code, answer.headers["retry-after"]) == (507, "1")
+            assert (await client.post("/feed", json={"user_id": 4})).status_code == 200
+            change = {"weights": [1.0]}
+            assert (await admin.put("/experiment", json=change)).status_code == 507
+        again = await client.post("/events", json=reaction(feed))
+        assert (again.status_code, again.json()["duplicate"]) == (200, False)
+        assert await counted(client, 'feed_event_log_errors_total{kind="reactions"}') == 1
+
+    asked(config(made, tmp_path), talk)
 
 
 def test_only_the_admin_changes_the_experiment_and_a_restart_keeps_it(

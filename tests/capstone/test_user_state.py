@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from capstone.user_state import (
 from capstone.user_state_redis import RedisState
 from common.errors import InputError
 from common.ports import LOOPBACK, free_port
+from tests.capstone.test_event_log import full_disk
 
 INITIAL = {1: History(np.array([5, 6]), np.array([3, 4]), 1)}
 
@@ -99,6 +101,25 @@ def test_a_lost_state_is_rebuilt_from_the_log(tmp_path: Path) -> None:
         assert await replay(state, rows) == 0
         assert flat(await state.get(3)) == [(4, 1)]
         await state.close()
+
+    asyncio.run(main())
+
+
+def test_a_state_that_cannot_be_written_shows_the_reaction_and_writes_it_later(
+    tmp_path: Path,
+) -> None:
+    """The event is in the log; a full disk must not make its author see the old feed."""
+
+    async def main() -> None:
+        state = SqliteState(tmp_path / "state.sqlite", INITIAL)
+        with full_disk(1), pytest.raises(sqlite3.Error):
+            await state.append(1, 9, 5, "a")
+        assert flat(await state.get(1)) == [(5, 3), (6, 4), (9, 5)]
+        await state.append(1, 8, 5, "b")
+        await state.close()
+        again = SqliteState(tmp_path / "state.sqlite", INITIAL)
+        assert flat(await again.get(1)) == [(5, 3), (6, 4), (9, 5), (8, 5)]
+        await again.close()
 
     asyncio.run(main())
 

@@ -38,6 +38,7 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import generate_latest
 from pydantic import BaseModel
+from starlette.routing import Match
 
 from capstone import api
 from capstone.feed_service import FeedService
@@ -160,6 +161,17 @@ def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastA
     async def unfit(request: Request, error: RequestValidationError) -> Response:
         told = "; ".join(str(fault["msg"]) for fault in error.errors())
         return JSONResponse({"detail": told[:1000]}, 422)
+
+    @app.exception_handler(405)
+    async def wrong_method(request: Request, error: Exception) -> Response:
+        # Starlette tells of the first route of a path only: PUT would be missing here and there.
+        allowed: set[str] = set()
+        for route in app.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                allowed |= getattr(route, "methods", None) or set()
+        allow = ", ".join(sorted(allowed))
+        detail = f"the method of {request.url.path} must be {allow}, not {request.method}"
+        return JSONResponse({"detail": detail}, 405, {"Allow": allow})
 
     async def answered_before(request: Request) -> Response:
         raise HttpError(404, "this route is answered before the application")

@@ -29,6 +29,10 @@ class Gateway:
     client: httpx.Client
     admin: httpx.Client
 
+    @property
+    def admin_header(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+
     def feed(self, user: int, **query: Any) -> dict[str, Any]:
         answer = self.client.post("/feed", json={"user_id": user, **query})
         assert answer.status_code == 200, answer.text

@@ -349,17 +349,17 @@ def test_the_image_is_made_of_what_exists_and_is_let_through() -> None:
 
 
 def test_the_image_starts_the_service_with_options_it_has() -> None:
-    """Entry point and compose command are options of ``python -m capstone.serve``."""
+    """Entry point and compose command are options of ``python -m capstone.containers gateway``."""
     text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     shown = subprocess.run(
-        [sys.executable, "-m", "capstone.serve", "--help"],
+        [sys.executable, "-m", "capstone.containers", "gateway", "--help"],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
     ).stdout  # fmt: skip
     command = " ".join(load("docker/compose.yaml")["services"]["feed"]["command"])
     for option in re.findall(
         r"--[a-z][a-z-]*(?=\"|,| )", text.partition("ENTRYPOINT")[2] + command
     ):
-        assert option in shown, f"capstone.serve has no {option}"
+        assert option in shown, f"capstone.containers gateway has no {option}"
 
 
 def test_continuous_integration_can_be_started() -> None:

@@ -11,14 +11,15 @@ MAX_K = 50
 MAX_ID = 2**31 - 1
 
 
-def _no_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number, not true, false or text")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_boolean)]
-"""An integer; Python's own would take ``true`` for user 1."""
+Whole = Annotated[int, BeforeValidator(_number)]
+"""An integer; Python's own would take ``true`` for user 1, and Pydantic's ``"1"`` too."""
+Real = Annotated[float, BeforeValidator(_number)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 """An id that a client makes up: letters, digits and ``. _ : -``."""
 
@@ -162,10 +163,10 @@ class ExperimentIn(Strict):
     experiment; and, with ``shadow``, the variant that is asked in the background for a share of
     the feeds, its answers compared and thrown away."""
 
-    weights: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1, max_length=16)
-    coverage: float = Field(default=1.0, ge=0, le=1)
+    weights: list[Annotated[Real, Field(ge=0, le=1)]] = Field(min_length=1, max_length=16)
+    coverage: Real = Field(default=1.0, ge=0, le=1)
     shadow: Whole | None = Field(default=None, ge=0, le=15)
-    shadow_share: float = Field(default=0.25, gt=0, le=1)
+    shadow_share: Real = Field(default=0.25, gt=0, le=1)
 
 
 class Arm(Strict):

@@ -16,7 +16,7 @@ import orjson
 from capstone import api, loaded_bundle
 from capstone.arms import Arm, Arms, Settings, Shadow
 from capstone.event_log import EventConflict, EventLog, LogRefused
-from capstone.fallback import CircuitBreaker, LastGood
+from capstone.fallback import CircuitBreaker, DependencyDown, LastGood
 from capstone.feed import Request, execute_stages
 from capstone.gateway_config import GatewayConfig, arm_name
 from capstone.loaded_bundle import LoadedBundle, Mismatch
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 RECENT = 2048
 """Requests over which ``GET /stages`` reports."""
 PEOPLE = 50
+WARM_UP, WARM_UP_S = 30, 10.0
+"""Feeds of each arm, and seconds for them at most, before the gateway is ready."""
 
 
 class FeedService:
@@ -101,6 +103,7 @@ class FeedService:
             self.arms.add(self._arm(name, loaded, scorer, self.breaker))
         self.arms.restore()
         self.arms.change(self.arms.settings)
+        await self._warm_up()
         self._background = [asyncio.ensure_future(self._roll_now_and_then())]
         self.metrics.ready.set(1)
 
@@ -205,12 +208,15 @@ class FeedService:
         if not self.ids.issued(event.request_id, event.user_id):
             self._count(kind, "forged")
             raise HttpError(403, "request_id is of no feed of this user; send the feed's own")
-        if event.item_id > max(arm.loaded.catalogue.n_items for arm in self.arms.arms):
+        last = max(arm.loaded.catalogue.n_items for arm in self.arms.arms)
+        if event.item_id > last:
             self._count(kind, "unknown_item")
-            raise HttpError(404, f"item_id = {event.item_id} is not in the catalogue")
+            told = f"item_id = {event.item_id} is not in the catalogue, which ends at {last}"
+            raise HttpError(404, f"{told}; send an item of the feed")
         if served is not None and served.position(event.item_id) < 0:
             self._count(kind, "not_shown")
-            raise HttpError(409, f"item_id = {event.item_id} was not in feed {event.request_id}")
+            told = f"item_id = {event.item_id} was not in feed {event.request_id}"
+            raise HttpError(409, f"{told}; send one of its items")
         record = event.model_dump(mode="json") | {
             "unit_id": served.unit_id if served else str(event.user_id),
             "variant": served.variant if served else -1,
@@ -349,6 +355,21 @@ class FeedService:
             rng=self._rng,
         )
         return Arm(name, loaded, pipeline)
+
+    async def _warm_up(self) -> None:
+        """Feeds that nobody asked for, before the first that somebody does.
+
+        TorchServe's Java takes ten times as long for its first requests as for its hundredth; they
+        would miss their deadline.
+        """
+        people = list(self._initial)[:WARM_UP]
+        for variant, arm in enumerate(self.arms.arms):
+            try:
+                async with asyncio.timeout(WARM_UP_S):
+                    for user in people:
+                        await _rank(arm, Request("warm-up", user, str(user), 1, variant))
+            except (DependencyDown, TimeoutError) as error:
+                log.warning("arm %s is not warm: %r", arm.name, error)
 
     async def _open_state(self) -> UserState:
         if not self.config.redis_url:

@@ -43,7 +43,7 @@ from starlette.routing import Match
 from capstone import api
 from capstone.feed_service import FeedService
 from capstone.gateway_config import GatewayConfig
-from capstone.gateway_http import Exchange, Gate, parsed
+from capstone.gateway_http import Exchange, Gate, parsed, require_json
 from common.errors import EXIT_BAD_INPUT, InputError
 from labs.lab4_model_serving.json_logs import AccessLog
 from labs.lab4_model_serving.protocol import HttpError
@@ -187,8 +187,7 @@ def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastA
         )(answered_before)  # fmt: skip
 
     async def body_of(request: Request, model: type[Any]) -> Any:
-        if not request.headers.get("content-type", "").lower().startswith("application/json"):
-            raise HttpError(415, "Content-Type must be application/json")
+        require_json(request.headers.get("content-type", ""))
         return parsed(model, await request.body())
 
     @app.get("/users")

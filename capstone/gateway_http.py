@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,8 +23,6 @@ from labs.lab4_model_serving.protocol import HttpError, Token
 
 Model = TypeVar("Model", bound=BaseModel)
 BODY_BYTES = 16_384
-ADMIN_BODY_BYTES = 131_072
-"""Of an administrator's routes: room for the ids of 10,000 withdrawn items."""
 OPEN = frozenset({"/", "/health", "/ready", "/metrics"})
 """Paths without a token; so are those below ``/static/``."""
 ADMIN = frozenset({("PUT", "/experiment"), ("POST", "/bundles"), ("PUT", "/withdrawn")})
@@ -36,6 +34,8 @@ ROUTES = frozenset(
     )
 )  # fmt: skip
 """Values of the metrics' label ``route``; everything else is ``other``."""
+SHOWN = 60
+"""Characters of a refused value that a message repeats."""
 TRACE = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 JSON_HEADER = (b"content-type", b"application/json")
 
@@ -104,15 +104,12 @@ class Gate:
 
         try:
             self._authorise(exchange, headers)
-            admins = (exchange.method, exchange.path) in ADMIN
-            limit = ADMIN_BODY_BYTES if admins else BODY_BYTES
-            _check_length(headers, limit)
+            _check_length(headers)
             if route is None:
-                await self._app(scope, _limited(receive, limit), sending)
+                await self._app(scope, _limited(receive), sending)
                 return
-            if not headers.get(b"content-type", b"").lower().startswith(b"application/json"):
-                raise HttpError(415, "Content-Type must be application/json")
-            answer = await route(await _body(receive, limit), exchange)
+            require_json(headers.get(b"content-type", b"").decode("latin-1"))
+            answer = await route(await _body(receive), exchange)
             status = 200
             await _send(send, 200, answer, exchange.trace_id)
         except HttpError as error:
@@ -160,16 +157,32 @@ def parsed(model: type[Model], body: bytes) -> Model:
     Raises
     ------
     HttpError
-        400 for what is no JSON, 422 for JSON that does not fit; the message names the fields.
+        400 for what is no JSON, 422 for JSON that does not fit; the message names the fields, their
+        values and what they must be.
     """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        faults = error.errors(include_url=False, include_context=False)
         if faults[0]["type"] == "json_invalid":
             raise HttpError(400, f"the body is no JSON: {faults[0]['msg'][:200]}") from None
-        told = [f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in faults]
-        raise HttpError(422, "; ".join(told)[:1000]) from None
+        raise HttpError(422, "; ".join(map(_told, faults))[:1000]) from None
+
+
+def _told(fault: Mapping[str, Any]) -> str:
+    """Field, value and what it must be: ``k = 51: Input should be less than or equal to 50``."""
+    name = ".".join(map(str, fault["loc"])) or "body"
+    given = fault["input"]
+    if isinstance(given, str | int | float) and fault["type"] != "extra_forbidden":
+        shown = repr(given)
+        name += f" = {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def require_json(content_type: str) -> None:
+    """Raise 415 unless a content type, with or without parameters, is JSON's."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise HttpError(415, f"Content-Type must be application/json, not {content_type[:SHOWN]!r}")
 
 
 def _trace_id(headers: dict[bytes, bytes]) -> str:
@@ -179,17 +192,17 @@ def _trace_id(headers: dict[bytes, bytes]) -> str:
     return secrets.token_hex(16)
 
 
-def _check_length(headers: dict[bytes, bytes], limit: int) -> None:
+def _check_length(headers: dict[bytes, bytes]) -> None:
     length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or int(length) > limit:
-        raise _too_long(limit)
+    if not length.isdigit() or int(length) > BODY_BYTES:
+        raise _too_long()
 
 
-def _too_long(limit: int) -> HttpError:
-    return HttpError(413, f"the body must be at most {limit} bytes")
+def _too_long() -> HttpError:
+    return HttpError(413, f"the body must be at most {BODY_BYTES} bytes")
 
 
-def _limited(receive: Any, limit: int) -> Any:
+def _limited(receive: Any) -> Any:
     """The same messages, up to a body's limit: one sent in chunks names no length before."""
     size = 0
 
@@ -197,21 +210,20 @@ def _limited(receive: Any, limit: int) -> Any:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > limit:
-            raise _too_long(limit)
+        if size > BODY_BYTES:
+            raise _too_long()
         return message
 
     return limited
 
 
-async def _body(receive: Any, limit: int) -> bytes:
-    message = await receive()
+async def _body(receive: Any) -> bytes:
+    limited = _limited(receive)
+    message = await limited()
     body: bytes = message.get("body", b"")
     while message.get("more_body"):
-        message = await receive()
+        message = await limited()
         body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_long(limit)
     if message["type"] == "http.disconnect":
         raise HttpError(400, "the client went away")
     return body

@@ -15,13 +15,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -224,6 +226,25 @@ def read_groups(path: Path) -> Groups:
         }
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no groups of users: {error}") from error
+
+
+def write_groups(groups: Mapping[str, ArrayLike], users: ArrayLike, path: Path) -> Path:
+    """Write what :func:`read_groups` reads.
+
+    Parameters
+    ----------
+    groups
+        Attribute to the group of each user, arrays [n].
+    users
+        Their ids, array [n].
+    """
+    ids = np.asarray(users).tolist()
+    content = {
+        attribute: dict(zip(map(str, ids), np.asarray(of_user).astype(str).tolist(), strict=True))
+        for attribute, of_user in groups.items()
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
 
 
 @contextmanager

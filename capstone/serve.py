@@ -7,13 +7,18 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+
+if TYPE_CHECKING:
+    from capstone.serving import Service
 
 MIN_TOKEN = 16
 
@@ -40,6 +45,8 @@ class Options:
     """Keep user state in this Redis (redis://host:port) instead of in SQLite."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where TorchServe runs the ranker."""
+    monitoring: bool = True
+    """Run the monitor, and Prometheus and Alertmanager where they are installed, beside it."""
 
 
 def main() -> int:
@@ -94,6 +101,7 @@ def serve(options: Options) -> int:
             redis_url=options.redis_url,
             bundle_root=made.resolve(),
         ) as service,
+        _watched(options, service, champion.version, made, kept, Path(folder)) as watched,
     ):
         print(f"bundle {champion.version} on {service.url}; Ctrl-C stops it")
         print(f"reactions and exposures are kept in {kept}\n")
@@ -103,10 +111,40 @@ def serve(options: Options) -> int:
         print(f'curl -s {service.url}/feed -H "Authorization: Bearer {shown}" \\')
         print("  -H 'Content-Type: application/json' -d '{\"user_id\": 1}'\n")
         print(f'curl -s -X PUT {service.url}/experiment -H "Authorization: Bearer {admin}" \\')
-        print("  -H 'Content-Type: application/json' -d '{\"weights\": [1.0]}'", flush=True)
+        print("  -H 'Content-Type: application/json' -d '{\"weights\": [1.0]}'")
+        print("\n".join(["", *watched]), flush=True)
         while service.gateway.poll() is None:
+            if service.torchserve.child.poll() is not None:
+                print("TorchServe ended; starting it again", flush=True)
+                service.restart_torchserve()
             time.sleep(0.5)
         raise RunError(f"the gateway ended:\n{service.gateway.tail()}")
+
+
+@contextmanager
+def _watched(
+    options: Options, service: Service, version: str, made: Path, kept: Path, folder: Path
+) -> Iterator[list[str]]:
+    """Monitoring beside the service; yields the lines that say where it is."""
+    if not options.monitoring:
+        yield []
+        return
+    from capstone.monitor import MonitorConfig
+    from capstone.stack import monitoring
+
+    given = made / "references.json"  # else the first users' scores, of this very bundle
+    references = given if given.exists() else kept / f"references-{version}.json"
+    groups = made / "groups.json"
+    config = MonitorConfig(
+        str(service.log),
+        port=0,
+        references=str(references),
+        groups=str(groups) if groups.exists() else "",
+        interval_s=30.0,
+    )
+    gateway = service.url.removeprefix("http://")
+    with monitoring([gateway], config, folder=folder / "monitoring") as stack:
+        yield stack.lines()
 
 
 def _require_address(host: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from capstone.drift import load_references
-from capstone.monitor import Monitor, MonitorConfig, main
+from capstone.monitor import Monitor, MonitorConfig, main, write_groups
 from common.errors import EXIT_BAD_INPUT, InputError
 from tests.capstone.feed_log import write_log
 
@@ -40,7 +40,8 @@ def test_without_references_the_first_users_become_them(events: Path, tmp_path: 
 def test_each_statistic_comes_with_its_limit_and_its_rows(events: Path, tmp_path: Path) -> None:
     """The rules read all three; a name that is missing here is an alert that never fires."""
     groups = tmp_path / "groups.json"
-    groups.write_text(json.dumps({"gender": {str(user): "FM"[user % 2] for user in range(1, 221)}}))
+    users = np.arange(1, 221)
+    write_groups({"gender": np.where(users % 2, "M", "F")}, users, groups)
     monitor = Monitor(MonitorConfig(str(events), 0, groups=str(groups)))
     monitor.refresh()
     monitor.refresh()

@@ -48,8 +48,10 @@ class GatewayConfig:
     deadlines_ms: Mapping[str, float] = field(default_factory=lambda: dict(DEADLINES_MS))
     most_in_flight: int = 256
     """Feeds under way at once; one more is answered 503 with Retry-After."""
-    breaker_failures: int = 3
-    breaker_cooldown_s: float = 1.0
+    breaker_failures: int = 10
+    """In a row, before the ranker is not asked for ``breaker_cooldown_s``. A pause of this process
+    or of Java makes those under way miss together: fewer would open it for a hiccup."""
+    breaker_cooldown_s: float = 0.5
     roll_s: float = 300.0
     """Seconds between two moves of the event log to Parquet."""
     drain_s: float = 0.0

@@ -526,8 +526,8 @@ def test_the_live_system_scores_with_torchserve_and_outlives_it(made: Path, tmp_
         assert feed["items"][0]["heads"]["engage"] > 0
         assert not service.react(reaction(feed))["duplicate"]
         service.torchserve.child.stop()
-        fallen = [service.feed(3)["fallback"] for _ in range(5)]
-        assert fallen == ["score"] * 5
+        fallen = [service.feed(3)["fallback"] for _ in range(12)]
+        assert fallen == ["score"] * 12
         assert 'feed_fallbacks_total{reason="open",stage="score"}' in service.metrics()
         service.restart_torchserve()
         until = time.monotonic() + 20

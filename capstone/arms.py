@@ -121,7 +121,9 @@ class Arms:
             Weights that do not sum to 1 or are not one an arm; an unknown shadow.
         """
         n = len(self)
-        require(len(settings.weights) == n, "weights", settings.weights, f"must have {n}, one an arm")
+        require(
+            len(settings.weights) == n, "weights", settings.weights, f"must have {n}, one an arm"
+        )
         check_shares(settings.weights, settings.coverage)
         if settings.shadow is not None:
             require(settings.shadow < n, "shadow", settings.shadow, f"must be below {n}, a variant")

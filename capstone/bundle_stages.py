@@ -10,14 +10,14 @@ import numpy as np
 
 from capstone import bundle, measure
 from capstone.context import Context
-from capstone.data import SPLIT_SHA256, Ints, Sequence, histories
+from capstone.data import SPLIT_SHA256
 from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES
 from capstone.names import slug
 from capstone.reranking import RerankConfig
 from capstone.reranking_study import Scored
 from common.results import write_json
 
-RERANK, SCORED = "rerank.json", "scored.npz"
+RERANK = "rerank.json"
 EXPLORED = 1
 """Slots of a served feed that are drawn at random, so that other rankings can be judged."""
 GATE = "fairness_gate.json"
@@ -58,30 +58,10 @@ def rerank(c: Context) -> None:
     """Diversity and creator decay, chosen on validation; then what they cost on the test item."""
     from capstone import figures_reranking
     from capstone.reranking_study import study_reranking
-    from labs.lab4_model_serving.export import session
-
-    exported, retrieved = c.workspace.need("export"), c.workspace.need("retrieval")
-    score = measure.onnx_score(session(exported / "student.int8.onnx"))
-    weights = c.weights()
-
-    def scored(known: tuple[Sequence, ...], candidates: Ints, target: Ints) -> Scored:
-        history = histories(known, c.config.max_length)
-        value = [
-            weights.value(score(history[0][user : user + 1], history[1][user : user + 1], row))[0]
-            for user, row in enumerate(candidates[:, None])
-        ]
-        return Scored(np.stack(value), candidates, target)
 
     vectors = np.load(c.workspace.need("index") / "vectors.npy")
+    validation, test = read_scored(c)
     with c.workspace.stage("rerank", "retrieval", "export", "index") as folder:
-        validation, test = (
-            scored(known, np.load(retrieved / name), target)
-            for known, name, target in (
-                (c.feed.train, VALIDATION_CANDIDATES, c.feed.validation_items),
-                (c.feed.test_history, TEST_CANDIDATES, c.feed.test_items),
-            )
-        )
-        np.savez(folder / SCORED, validation=validation.value, test=test.value)
         study = study_reranking(
             validation, test, c.catalogue, vectors, c.feed.genres,
             k=10, n_boot=c.config.n_boot, seed=c.run.seed,
@@ -156,6 +136,11 @@ def fairness(c: Context) -> None:
                 unit="ratio", n=found.n_users, ci95=getattr(found, f"{what}_ci95"),
                 how="exposure of small simulated creators over their share; 1 is parity",
             )  # fmt: skip
+    low = served.creators.to_catalogue_ci95[0]
+    c.run.metric(
+        "fairness.small_creators.low", low, unit="ratio", n=len(served.ndcg),
+        how="low end of exposure over catalogue share, as served; simulated creators",
+    )  # fmt: skip
     c.run.metric(
         "fairness.mitigation.ndcg_lost", study.ndcg_lost,
         unit="ratio", n=len(served.ndcg), ci95=study.ndcg_lost_ci95, how="paired bootstrap",
@@ -178,10 +163,10 @@ def fairness(c: Context) -> None:
     )  # fmt: skip
 
 
-def read_scored(c: Context) -> tuple[Scored, Scored]:
-    """The champion's values of the validation and the test candidates (rerank stage)."""
+def read_scored(c: Context, name: str = "champion") -> tuple[Scored, Scored]:
+    """A ranker's values of the validation and of the test candidates (export stage)."""
     retrieved = c.workspace.need("retrieval")
-    with np.load(c.workspace.need("rerank") / SCORED) as stored:
+    with np.load(c.workspace.need("export") / f"{name}.values.npz") as stored:
         return (
             Scored(
                 stored["validation"], np.load(retrieved / VALIDATION_CANDIDATES),
@@ -253,7 +238,8 @@ def register(c: Context) -> None:
         of = " of the reference" if each.gate.relative else ""
         c.run.metric(
             f"gates.{slug(each.gate.name)}", each.value if np.isfinite(each.value) else None,
-            unit="ratio", how=f"{each.gate.metric}{of}, {limit}", reason="not finite",
+            unit="ratio", how=f"{each.gate.metric}{of}, {limit}",
+            reason="" if np.isfinite(each.value) else "not finite",
         )  # fmt: skip
     c.run.metric("gates.failed", len(verdict.failed), unit="count", n=len(verdict.outcomes))
     passed = verdict.passed and gate["promote"]

@@ -29,6 +29,10 @@ MODEL = (
            "student.int8_auc_retention", ">=", 0.99),
     _claim("C.gates", "the champion passed every gate before it was registered",
            "gates.failed", "==", 0),
+    _claim("C.merge", "sources beside the encoder find more: the paired gain in recall is above 0",
+           "sources.gain_recall.low", ">", 0.0),
+    _claim("C.exposure", "small (simulated) creators are shown at least 80 % of their share",
+           "fairness.small_creators.low", ">=", 0.80),
     _claim("C.isolation", "a score depends on no other candidate: largest change at most 1e-6",
            "impressions.isolation_max_change", "<=", 1e-6),
     _claim("C.billion", "1B+ parameters trained on the simulated world",
@@ -60,8 +64,12 @@ EVIDENCE = (
            "experiment.truth_inside", "==", 1),
     _claim("C.aa", "A/A stays quiet: false positives within the binomial interval of 5 %",
            "aa.excess", "<=", 0.0),
-    _claim("C.harm", "a harmful arm is stopped by a guardrail in 95 % of the rollouts",
-           "rollout.harmful_stopped", ">=", 0.95),
+    _claim("C.harm", "clickbait is stopped by the guardrail on hides in 95 % of its rollouts",
+           "rollout.bait.by_guardrail", ">=", 0.95),
+    _claim("C.loss", "an arm that loses clicks is stopped in 95 % of its rollouts",
+           "rollout.harmful.stopped", ">=", 0.95),
+    _claim("C.equal", "an arm that changes nothing is promoted in at most 5 % of its rollouts",
+           "rollout.equal.promoted", "<=", 0.05),
     _claim("C.interleaving", "interleaving agrees with the A/B test's sign",
            "interleaving.agrees", "==", 1),
 )  # fmt: skip
@@ -74,11 +82,12 @@ STAGE_OF = {
     "C.parity": "load", "C.feeds": "load", "C.feeds_rate": "load", "C.feeds_goal": "load",
     "C.stages": "load", "C.budget": "drills", "C.events": "drills", "C.rollback": "drills",
     "C.page": "page", "C.srm": "experiment", "C.truth": "experiment", "C.aa": "evidence",
-    "C.harm": "evidence", "C.interleaving": "experiment",
+    "C.harm": "evidence", "C.loss": "evidence", "C.equal": "evidence",
+    "C.interleaving": "evidence", "C.exposure": "fairness", "C.merge": "retrieval",
 }  # fmt: skip
 """The stage that measures each claim."""
 TRAINED = (
     "C.system", "C.system_goal", "C.retrieval", "C.ranker", "C.ranker_goal", "C.student_ndcg",
-    "C.student_auc", "C.gates",
+    "C.student_auc", "C.gates", "C.merge", "C.exposure",
 )  # fmt: skip
 """Claims about trained models, which a smoke run of a few epochs cannot show."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
-
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
-from capstone.model_stages import TEST_CANDIDATES
 from capstone.names import slug
 
 ARMS = ("champion", "reference")
@@ -29,11 +26,15 @@ def experiment(c: Context) -> None:
         )  # fmt: skip
     arm = found.analysis.arms[0]
     n = c.config.experiment_users
-    c.run.metric("experiment.srm_p", found.analysis.srm.p, unit="probability", n=n)
+    srm = found.analysis.srm
+    c.run.metric(
+        "experiment.srm_p", srm.p if srm else None, unit="probability", n=n,
+        reason="" if srm else "too few units for the check",
+    )  # fmt: skip
     for result in arm.results:
         effect = result.effect
         c.run.metric(
-            f"experiment.{result.metric.name}", effect.effect,
+            f"experiment.{result.metric.name}", effect.estimate,
             unit="simulated", n=n, ci95=(effect.low, effect.high),
             how="teacher minus champion, simulated people through the live service",
         )  # fmt: skip
@@ -48,7 +49,7 @@ def experiment(c: Context) -> None:
             f"experiment.fallback_share.{name}", found.fallback_share(number), unit="ratio"
         )
         c.run.metric(f"experiment.score_p99_ms.{name}", found.score_p99_ms(number), unit="ms")
-    c.run.note(f"Experiment {design.name}: {found.analysis.arms[0].decision}.")
+    c.run.note(f"Experiment {design.name}: {found.analysis.decision}.")
     c.run.figure(
         "experiment", figures_experiment.draw_effect(found),
         caption="Simulated effect of the teacher's feed against the champion's, and the truth.",
@@ -57,16 +58,13 @@ def experiment(c: Context) -> None:
 
 def evidence(c: Context) -> None:
     """A/A repeats, rollouts of good and bad candidates, interleaving, off-policy: all simulated."""
-    from capstone import figures_experiment
-    from capstone.experiment_study import study_experiment
+    from capstone import experiment_study, figures_experiment
     from capstone.off_policy import TwoArms
 
-    retrieved = c.workspace.need("retrieval")
-    _, champion = read_scored(c)
-    with np.load(c.workspace.need("export") / "teacher_values.npz") as stored:
-        arms = TwoArms(np.load(retrieved / TEST_CANDIDATES), champion.value, stored["test"])
+    (_, champion), (_, teacher) = read_scored(c), read_scored(c, "reference")
+    arms = TwoArms(champion.ids, champion.value, teacher.value)
     sizes = {"users": 1000, "sessions": 1000, "watched": 4000, "explored": 3000}
-    found = study_experiment(
+    found = experiment_study.study_experiment(
         c.world, arms, repeats=c.config.repeats, seed=c.run.seed, **(sizes if c.smoke else {})
     )
     aa = found.aa
@@ -90,10 +88,8 @@ def evidence(c: Context) -> None:
                 unit="ratio", n=each.n, ci95=interval, how="simulated rollouts of this candidate",
             )  # fmt: skip
         c.run.metric(f"rollout.{name}.exposed", each.exposed, unit="sessions", n=each.n)
-    c.run.metric(
-        "rollout.harmful_stopped", found.rollouts["harmful"].stopped,
-        unit="ratio", n=found.rollouts["harmful"].n, ci95=found.rollouts["harmful"].stopped_ci,
-    )  # fmt: skip
+    for name, value, unit, n in experiment_study.metrics(found):
+        c.run.metric(name, value, unit=unit, n=n, how="simulated")
     designs = found.designs
     c.run.metric(
         "interleaving.preference", designs.preference.effect, unit="simulated clicks",

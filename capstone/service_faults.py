@@ -6,7 +6,6 @@ a bundle with a flipped byte. Nothing in the service knows that it is being test
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -207,8 +206,8 @@ def roll_out_poison(
                     "unit_id": f"drill-{rng.integers(10**9)}",
                 }  # fmt: skip
                 try:
-                    answer = client.post(f"{service.url}/feed", content=json.dumps(body))
-                    errors[0] += answer.status_code >= 500
+                    answer = client.post(f"{service.url}/feed", json=body)
+                    errors[0] += answer.status_code != 200
                 except httpx.TransportError:
                     errors[0] += 1
 

@@ -9,6 +9,9 @@ from capstone.context import Context
 from capstone.names import slug
 
 ARMS = ("champion", "reference")
+PATIENT_MS = {"hydrate": 500.0, "source": 500.0, "score": 2000.0, "select": 500.0}
+"""Deadlines of the experiment's service, whose people come as fast as they are answered: a feed
+that fell back because of this crowd would say nothing about the arms."""
 
 
 def experiment(c: Context) -> None:
@@ -18,7 +21,12 @@ def experiment(c: Context) -> None:
 
     design = load_experiment()
     with c.service(
-        *ARMS, tag="experiment", experiment=design.name, arms=ARMS, weights=design.weights
+        *ARMS,
+        tag="experiment",
+        experiment=design.name,
+        arms=ARMS,
+        weights=design.weights,
+        deadlines_ms=PATIENT_MS,
     ) as service:
         found = run_experiment(
             service, c.world, design,

@@ -15,22 +15,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from capstone import bundle
+from capstone import bundle, rubric
+from capstone.claims import CLAIMS, STAGE_OF
 from capstone.config import STAGES
-from capstone.serving import Service, live
-from common.errors import InputError
+from capstone.event_tables import EXPOSURES, FeedTables
+from capstone.serving import Service, archive_rankers, live
+from common.errors import InputError, RunError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 CAPSTONE = [sys.executable, "-m", "capstone"]
-REQUIRED = {
-    "retrieval.ndcg_at_10", "baseline.ease.ndcg_at_10", "ranker.auc", "serving.p99_ms",
-    "serving.qps", "student.ndcg_retention", "fairness.ndcg_gap.gender", "experiment.srm_p",
-}  # fmt: skip
+KILLED_AFTER = "baselines"
 
 
 def capstone(
@@ -38,7 +36,7 @@ def capstone(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CAPSTONE, "--scale", "smoke", *arguments],
-        cwd=ROOT, env=os.environ | (env or {}), capture_output=True, text=True, timeout=500,
+        cwd=ROOT, env=os.environ | (env or {}), capture_output=True, text=True, timeout=800,
     )  # fmt: skip
 
 
@@ -61,8 +59,19 @@ def tree(pid: int) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished smoke run; its folder."""
+    """A finished smoke run; its folder. Its first process was killed (-9) after a few stages."""
     folder = tmp_path_factory.mktemp("runs")
+    killed = subprocess.Popen(
+        [*CAPSTONE, "--scale", "smoke", "--out", str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert killed.stdout is not None
+    finished = STAGES[STAGES.index(KILLED_AFTER) + 1]
+    for line in killed.stdout:
+        if line.startswith(f"[{finished}]"):
+            break
+    killed.kill()
+    killed.wait()
     done = capstone("--out", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "stdout.txt").write_text(done.stdout)
@@ -89,29 +98,26 @@ def service(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield running
 
 
-def test_the_run_measures_what_it_must(results: dict) -> None:  # type: ignore[type-arg]
-    assert set(results["metrics"]) >= REQUIRED
-    for name in ("fairness.ndcg_gap.gender", "student.ndcg_retention", "ranker.auc"):
-        low, high = results["metrics"][name]["ci95"]
-        assert low < results["metrics"][name]["value"] < high, name
+def test_a_killed_run_goes_on_after_its_last_finished_stage(
+    out: Path,
+    results: dict,  # type: ignore[type-arg]
+) -> None:
+    """``kill -9`` costs the stage it hit, and nothing of what was measured before it."""
+    lines = (out / "stdout.txt").read_text().splitlines()
+    replayed = [line for line in lines if "finished by an earlier process" in line]
+    names = [line[1:].partition("]")[0] for line in replayed]
+    assert names == list(STAGES[: STAGES.index(KILLED_AFTER) + 1])
+    assert "baseline.ease.ndcg_at_10" in results["metrics"], "measured by the killed process"
+    assert not (out / "capstone/artifacts/smoke-seed0/unfinished").exists()
+
+
+def test_every_stage_ran_and_every_claim_has_its_metric_or_a_reason(results: dict) -> None:  # type: ignore[type-arg]
     for name in STAGES:
         assert results["metrics"][f"time.{name}_s"]["value"] >= 0
-    assert results["metrics"]["baseline.ease.ndcg_at_10"]["value"] == pytest.approx(
-        0.0735, abs=0.0005
-    )
-    assert results["metrics"]["serving.offline_agreement"]["value"] >= 0.95
-    assert results["metrics"]["index.recall_at_10"]["value"] == 1.0
-
-
-def test_learning_beats_popularity_even_in_a_few_epochs(results: dict) -> None:  # type: ignore[type-arg]
-    metrics = results["metrics"]
-    popular = metrics["baseline.popularity.ndcg_at_10"]["value"]
-    assert metrics["retrieval.ndcg_at_10"]["value"] > popular
-    assert metrics["ranker.ndcg_at_10"]["value"] > popular
-    assert metrics["ranker.auc"]["value"] > 0.65
-
-
-def test_no_outcome_without_a_measurement(results: dict) -> None:  # type: ignore[type-arg]
+    assert set(STAGE_OF) == {claim.id for claim in CLAIMS}
+    for claim in CLAIMS:
+        metric = results["metrics"].get(claim.metric)
+        assert metric is not None, f"{claim.id}: no stage measured {claim.metric}"
     for row in results["deliverables"]:
         if row["passed"] is None:
             assert row["reason"], row["id"]
@@ -119,40 +125,84 @@ def test_no_outcome_without_a_measurement(results: dict) -> None:  # type: ignor
             assert row["measured"] is not None, row["id"]
 
 
-def test_the_run_ends_with_a_scorecard_a_report_and_a_model_card(out: Path) -> None:
+def test_the_figures_that_a_smoke_run_can_show_are_right(results: dict) -> None:  # type: ignore[type-arg]
+    """Split, index, isolation, parity, faults and page do not depend on the training's length."""
+    value = {name: metric["value"] for name, metric in results["metrics"].items()}
+    assert value["baseline.ease.ndcg_at_10"] == pytest.approx(0.0735, abs=0.0005)
+    assert value["index.recall_at_10"] == 1.0
+    assert value["impressions.isolation_max_change"] <= 1e-6
+    assert value["serving.offline_agreement"] >= 0.95
+    assert value["serving.stage_sum_error"] <= 0.05
+    assert value["drills.lost"] == 0
+    assert value["drills.corrupt_bundle_status"] == 409
+    assert value["drills.rolled_back"] == 1
+    assert value["rollout.broken.by_guardrail"] == 1
+    assert value["page.changed_feeds"] in (2, None)
+    assert value["page.errors"] in (0, None)
+
+
+def test_learning_beats_popularity_even_in_a_few_epochs(results: dict) -> None:  # type: ignore[type-arg]
+    metrics = results["metrics"]
+    popular = metrics["baseline.popularity.ndcg_at_10"]["value"]
+    assert metrics["reference.ndcg_at_10"]["value"] > popular
+    assert metrics["ranker.auc"]["value"] > 0.65
+
+
+def test_a_barely_trained_student_fails_its_gates_and_is_not_registered(results: dict) -> None:  # type: ignore[type-arg]
+    """A few epochs do not keep 98 % of the teacher; the registry must stay empty."""
+    value = {name: metric["value"] for name, metric in results["metrics"].items()}
+    registered = value["gates.failed"] == 0 and value["fairness.blocked"] == 0
+    assert value["registry.registered"] == int(registered)
+    assert value["registry.versions"] == int(registered)
+
+
+def test_the_run_ends_with_a_scorecard_a_report_and_two_documents(out: Path) -> None:
     latest = out / "capstone" / "latest"
     assert "Scorecard" in (out / "stdout.txt").read_text()
     page = (latest / "report.html").read_text()
-    assert "C.latency" in page
+    assert "C.feeds" in page
     assert "data:image/png;base64" in page
     assert "simulated" in page
+    metrics = json.loads((latest / "results.json").read_text())["metrics"]
     card = (latest / "model_card.md").read_text()
-    measured = json.loads((latest / "results.json").read_text())["metrics"]["ranker.auc"]["value"]
-    assert f"{measured:.4g}" in card
-    assert "not measured" not in card
+    assert f"{metrics['retrieval.ndcg_at_10']['value']:.4g}" in card
+    assert "did not run" not in card
+    assert "simulated" in (latest / "experiment_report.md").read_text()
+
+
+def test_the_rubric_reads_a_real_run(out: Path) -> None:
+    """Its names are the run's names: a metric that was renamed would cost everybody points."""
+    marks = rubric.grade(out / "capstone" / "latest", rubric.read_rubric(), {})
+    evidence = {mark.criterion.id: mark.evidence for mark in marks}
+    assert not [text for text in evidence.values() if "the scorecard has no" in text]
+    assert next(mark.points for mark in marks if mark.criterion.name == "C.events") > 0
 
 
 def test_nothing_is_left_running(out: Path) -> None:
     assert leftovers(str(out)) == []
 
 
-def test_a_feed_has_ten_new_films_in_order_of_value(service: Service, out: Path) -> None:
+def test_a_feed_has_ten_new_films_by_penalised_value(service: Service, out: Path) -> None:
     users = json.loads((bundles_of(out) / "users.json").read_text())
     answer = service.feed(7)
-    values = [item["value"] for item in answer["items"]]
-    assert len(values) == 10
-    assert values == sorted(values, reverse=True)
-    assert not {item["item_id"] for item in answer["items"]} & set(users["7"][0])
-    assert set(answer["timings_ms"]) == {"hydrate", "retrieve", "filter", "score", "select", "log"}
+    items = answer["items"]
+    assert len({item["item_id"] for item in items}) == 10
+    assert not {item["item_id"] for item in items} & set(users["7"][0])
+    assert answer["fallback"] is None
+    assert {"hydrate", "source", "filter", "score", "select", "total"} <= set(answer["timings_ms"])
 
 
-def test_exposures_are_logged_with_unit_variant_and_version(service: Service) -> None:
-    service.feed(3, unit_id="someone")
-    rows = [json.loads(line) for line in service.exposures.read_text().splitlines()]
-    mine = [row for row in rows if row["unit_id"] == "someone"]
-    assert mine[-1]["user_id"] == 3
-    assert mine[-1]["variant"] in (0, 1)
-    assert len(mine[-1]["items"]) == 10
+def test_exposures_are_logged_with_unit_arm_and_propensities(service: Service) -> None:
+    """What an off-policy estimate needs is in the log, for every item that was shown."""
+    shown = service.feed(3, unit_id="someone")
+    deadline = time.monotonic() + 5
+    mine: list[dict] = []  # type: ignore[type-arg]
+    while not mine and time.monotonic() < deadline:
+        rows = FeedTables(service.log).read(EXPOSURES).to_pylist()
+        mine = [row for row in rows if row["request_id"] == shown["request_id"]]
+    assert mine[0]["user_id"] == 3
+    assert mine[0]["items"] == [item["item_id"] for item in shown["items"]]
+    assert all(0 < p <= 1 for p in mine[0]["propensities"])
 
 
 def test_a_unit_always_gets_the_same_variant(service: Service) -> None:
@@ -161,53 +211,19 @@ def test_a_unit_always_gets_the_same_variant(service: Service) -> None:
     assert set(variants) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"user_id": 5000}, 404),
-        ({"user_id": 0}, 422),
-        ({"user_id": 1, "k": 0}, 422),
-        ({"user_id": 1, "k": 1000}, 422),
-        ({"user_id": "x"}, 422),
-        ({}, 422),
-        ({"user_id": 1, "variant": 9}, 422),
-    ],
-)
-def test_a_bad_request_gets_a_clear_4xx(service: Service, body: dict, status: int) -> None:  # type: ignore[type-arg]
-    answer = httpx.post(f"{service.url}/feed", json=body, headers=service.headers)
-    assert answer.status_code == status
-    assert answer.json()["detail"]
-
-
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
-def test_no_feed_without_the_token(service: Service, headers: dict[str, str]) -> None:
-    answer = httpx.post(f"{service.url}/feed", json={"user_id": 1}, headers=headers)
-    assert answer.status_code == 401
-
-
-def test_the_metrics_hold_a_latency_histogram_for_every_stage(service: Service) -> None:
-    service.feed(1)
-    text = httpx.get(f"{service.url}/metrics").text
-    for stage in ("retrieve", "score", "select"):
-        assert f'feed_stage_seconds_bucket{{le="0.05",stage="{stage}"}}' in text
-
-
-def test_a_killed_model_worker_comes_back(service: Service) -> None:
+def test_a_killed_model_worker_costs_fallbacks_and_comes_back(service: Service) -> None:
+    """While the worker is away every feed is answered; afterwards they are ranked again."""
     service.feed(1)
     for pid in service.torchserve.worker_pids():
         os.kill(pid, signal.SIGKILL)
-    statuses = []
     deadline = time.monotonic() + 90
+    fallbacks = []
     while time.monotonic() < deadline:
-        answer = httpx.post(
-            f"{service.url}/feed", json={"user_id": 1}, headers=service.headers, timeout=30
-        )
-        statuses.append(answer.status_code)
-        if answer.status_code == 200 and len(statuses) > 3:
+        fallbacks.append(service.feed(1)["fallback"])
+        if len(fallbacks) > 3 and fallbacks[-1] is None:
             break
-        time.sleep(0.5)
-    assert statuses[-1] == 200, statuses
-    assert set(statuses) <= {200, 503}, "while the worker is away the answer is 503, never a hang"
+        time.sleep(0.3)
+    assert fallbacks[-1] is None, fallbacks
 
 
 def test_a_port_in_use_is_named(out: Path) -> None:
@@ -234,23 +250,13 @@ def test_a_missing_model_archive_is_named(out: Path, tmp_path: Path) -> None:
 
 def test_an_index_of_another_checkpoint_is_refused(out: Path, tmp_path: Path) -> None:
     """Queries of one model against vectors of another return confident nonsense."""
-    from common.errors import RunError
+    from dataclasses import replace
 
     made = bundles_of(out)
     champion = bundle.load(made / "champion")
-    other = bundle.assemble(
-        tmp_path / "other",
-        encoder=champion.encoder,
-        ranker=champion.ranker,
-        index=champion.index,
-        catalogue=champion.catalogue,
-        checkpoint="0" * 64,
-        max_length=champion.max_length,
-        candidates=champion.candidates,
-        weights=champion.weights,
-    )
-    from capstone.serving import archive_rankers
-
+    parts = {name: champion.folder / file for name, file in bundle.PARTS.items()}
+    facts = replace(champion.facts, checkpoint="0" * 64)
+    other = bundle.assemble(tmp_path / "other", parts, facts)
     archive_rankers([other], tmp_path / "store")
     with (
         pytest.raises(RunError, match="version"),
@@ -279,8 +285,9 @@ def test_model_server_workers_load_the_learners_file(
     assert set(workers) <= loaded_in, "every TorchServe worker must load the learner's file"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_ctrl_c_in_any_stage_leaves_nothing_behind(out: Path, stage: str) -> None:
+@pytest.mark.parametrize("stage", ["train", "rerank", "drills", "page"])
+def test_ctrl_c_in_a_stage_leaves_nothing_behind(out: Path, stage: str) -> None:
+    """Ranks, servers and browsers end; the last run and the artefacts stay as they were."""
     before = (out / "capstone" / "latest").resolve()
     artefacts = sorted(path.name for path in (out / "capstone/artifacts/smoke-seed0").iterdir())
     process = subprocess.Popen(
@@ -292,8 +299,8 @@ def test_ctrl_c_in_any_stage_leaves_nothing_behind(out: Path, stage: str) -> Non
     for line in process.stdout:
         if line.startswith(f"[{stage}]"):
             break
-    if stage in ("train", "distill", "load", "experiment"):
-        time.sleep(3)  # let the ranks or the servers come up
+    if stage != "rerank":
+        time.sleep(4)  # let the ranks or the servers come up
     started = tree(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -309,24 +316,24 @@ def test_ctrl_c_in_any_stage_leaves_nothing_behind(out: Path, stage: str) -> Non
 
 
 def test_the_next_run_works_after_the_interruptions(out: Path) -> None:
-    done = capstone("--out", str(out), "--stages", "data,index,bundle,fairness,card")
+    done = capstone("--out", str(out), "--stages", "data,index,card")
     assert done.returncode == 0, done.stderr
     latest = json.loads((out / "capstone" / "latest" / "results.json").read_text())
     rows = {row["id"]: row for row in latest["deliverables"]}
-    assert rows["C.latency"]["passed"] is None
+    assert rows["C.feeds"]["passed"] is None
     assert rows["C.retrieval"]["passed"] is None
-    assert "'load' was not chosen" in rows["C.latency"]["reason"]
+    assert "'load' was not chosen" in rows["C.feeds"]["reason"]
 
 
 def test_a_stage_run_again_makes_the_later_ones_stale(out: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(out / "capstone" / "artifacts", tmp_path / "capstone" / "artifacts")
-    done = capstone("--out", str(tmp_path), "--stages", "export")
+    done = capstone("--out", str(tmp_path), "--stages", "index")
     assert done.returncode == 0, done.stderr
-    stale = capstone("--out", str(tmp_path), "--stages", "fairness")
+    stale = capstone("--out", str(tmp_path), "--stages", "bundle")
     assert stale.returncode == 2
-    assert "made from an earlier 'export'" in stale.stderr
+    assert "made from an earlier 'index'" in stale.stderr
 
 
 def test_a_stage_without_its_input_says_what_to_run(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def drills(found: Sequence[Drill]) -> Figure:
             shares.text(share + 1, height, f"{phase.errors} errors", va="center", fontsize=7)
     latencies.set_yticks(range(len(found)), [drill.fault for drill in found[::-1]])
     latencies.set(xlabel="p99 (ms)", xscale="log")
+    latencies.set_xticks([5, 10, 20, 50, 100, 200], minor=False)
     latencies.xaxis.set_major_formatter("{x:g}")
+    latencies.xaxis.set_minor_formatter("")
     latencies.axvline(50, color=GREY, linestyle="--", linewidth=1)
     shares.set(xlabel="fallback feeds and errors (%)", xlim=(0, 118))
     for name, colour in colours.items():

@@ -1,4 +1,4 @@
-"""Silent failures of logs and experiments, for :mod:`capstone.traps`."""
+"""Silent failures of logs, experiments and monitoring, for :mod:`capstone.traps`."""
 
 from __future__ import annotations
 
@@ -67,5 +67,30 @@ def fallbacks_left_out() -> Trap:
             "people, and the loss turns into a gain. The sample ratio gives it away "
             f"(p = {srm.p:.1g}). Who is counted must be decided by the assignment, never by what "
             "became of the request."
+        ),
+    )
+
+
+def fixed_drift_cutoff() -> Trap:
+    """One unchanged score, seen by 100 users; and a changed one, seen by 10,000."""
+    from capstone.drift import study_null
+
+    found = study_null(sizes=(100, 10_000), repeats=1000)
+    return Trap(
+        f"A fixed PSI cut-off of {found.cutoff:g} raises false alarms and misses changes",
+        wrong=(
+            "alarms without a change at 100 rows; changes found at 10,000, cut-off",
+            f"{found.false_by_cutoff[0]:.0%}; {found.power_by_cutoff[1]:.0%}",
+        ),
+        right=(
+            "the same by the critical value of that size",
+            f"{found.false_by_null[0]:.0%}; {found.power_by_null[1]:.0%}",
+        ),
+        why=(
+            "Two samples of one distribution never have equal histograms: their PSI is "
+            "(1/n + 1/m) times a chi-square of B - 1 degrees of freedom, about 0.09 at 100 rows "
+            "and 10 bins, and 0.0014 at 10,000. Here 0.1 is an ordinary value, there over a hundred "
+            "standard deviations away. The monitor exports the limit beside the value, corrected "
+            "over the heads by Holm."
         ),
     )

@@ -84,62 +84,6 @@ def position_left_in_at_serving() -> Trap:
     )
 
 
-def dead_scorer() -> Trap:
-    """Thirty requests to a ranker that hangs: a timeout alone, and a deadline with a breaker."""
-    import asyncio
-    import time
-
-    from capstone.fallback import CircuitBreaker, run_with_deadline
-
-    n, deadline_s = 30, 0.025
-    hanging = 0
-
-    async def ask() -> None:
-        nonlocal hanging
-        hanging += 1
-        try:
-            await asyncio.sleep(60)
-        finally:
-            hanging -= 1
-
-    async def timeout_alone() -> tuple[float, int]:
-        began, tasks = time.perf_counter(), []
-        for _ in range(n):
-            tasks.append(asyncio.ensure_future(ask()))
-            await asyncio.wait([tasks[-1]], timeout=deadline_s)  # returns, and cancels nothing
-        waited, left = time.perf_counter() - began, hanging
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return waited, left
-
-    async def with_breaker() -> tuple[float, int]:
-        began, breaker = time.perf_counter(), CircuitBreaker(failures=3, cooldown_s=60)
-        for _ in range(n):
-            await run_with_deadline(ask, due=time.perf_counter() + deadline_s, breaker=breaker)
-        return time.perf_counter() - began, hanging
-
-    (slow, left), (quick, none) = asyncio.run(timeout_alone()), asyncio.run(with_breaker())
-    return Trap(
-        "A timeout cancels nothing, and every request pays it",
-        wrong=(
-            "ms a request waits for a dead ranker (requests still running there)",
-            f"{1000 * slow / n:.1f} ({left})",
-        ),
-        right=(
-            "with cancellation at the deadline, and a breaker after 3 failures",
-            f"{1000 * quick / n:.1f} ({none})",
-        ),
-        why=(
-            "asyncio.wait stops waiting and leaves the work running, so a server that hangs "
-            "collects every request of the day and drowns when it wakes. And a deadline is a limit "
-            "for one request: while the ranker is dead each of them waits it out, though the last "
-            "ones told what the answer will be. run_with_deadline cancels what nobody waits for; "
-            "the breaker answers at once and sends one probe a second."
-        ),
-    )
-
-
 def acknowledged_before_fsync() -> Trap:
     """A process that takes reactions is killed with kill -9; some were answered too early."""
     import subprocess

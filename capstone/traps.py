@@ -1,12 +1,13 @@
 """Silent failures of a ranking system: ``python -m capstone.traps``.
 
 Data, retrieval and ranking are in :mod:`capstone.ranking_traps`, what lies between a model and
-people in :mod:`capstone.serving_traps`, logs and experiments in :mod:`capstone.evidence_traps`.
+people in :mod:`capstone.serving_traps`, logs, experiments and monitoring in
+:mod:`capstone.evidence_traps`.
 """
 
 from __future__ import annotations
 
-from capstone.evidence_traps import fallbacks_left_out, slot_propensity
+from capstone.evidence_traps import fallbacks_left_out, fixed_drift_cutoff, slot_propensity
 from capstone.ranking_traps import (
     candidates_that_see_each_other,
     leaking_world,
@@ -17,7 +18,6 @@ from capstone.ranking_traps import (
 )
 from capstone.serving_traps import (
     acknowledged_before_fsync,
-    dead_scorer,
     downsampled_heads_in_a_value,
     position_left_in_at_serving,
 )
@@ -32,10 +32,10 @@ TRAPS = (
     candidates_that_see_each_other,
     downsampled_heads_in_a_value,
     position_left_in_at_serving,
-    dead_scorer,
     acknowledged_before_fsync,
     slot_propensity,
     fallbacks_left_out,
+    fixed_drift_cutoff,
 )
 
 if __name__ == "__main__":

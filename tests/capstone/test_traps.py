@@ -70,15 +70,6 @@ def test_the_position_left_in_hides_good_items() -> None:
     assert number(trap.right[1]) > number(trap.wrong[1]) + 20, (trap.wrong, trap.right)
 
 
-def test_a_dead_scorer_costs_each_request_its_deadline_unless_a_breaker_knows() -> None:
-    """The wrong way waits for all and leaves all running; the right one for the first three."""
-    trap = serving_traps.dead_scorer()
-    slow, left = str(trap.wrong[1]).split()
-    quick, none = str(trap.right[1]).split()
-    assert float(slow) > 5 * float(quick), (slow, quick)
-    assert (left, none) == ("(30)", "(0)")
-
-
 def test_only_what_was_acknowledged_too_early_is_lost() -> None:
     """kill -9 takes what was in the process's buffer, and nothing that had been synced."""
     trap = serving_traps.acknowledged_before_fsync()
@@ -101,6 +92,16 @@ def test_leaving_fallbacks_out_turns_a_loss_into_a_gain() -> None:
     srm = re.search(r"p = ([\d.e+-]+)\)", trap.why)
     assert srm is not None, trap.why
     assert float(srm.group(1)) < 0.001
+
+
+def test_a_fixed_drift_cutoff_is_wrong_at_both_ends() -> None:
+    """Alarms without a change at 100 rows, and no change found at 10,000."""
+    trap = evidence_traps.fixed_drift_cutoff()
+    (false, power), (false_null, power_null) = (
+        [number(part) for part in str(side[1]).split("; ")] for side in (trap.wrong, trap.right)
+    )
+    assert false > 20 > 5 > false_null, (trap.wrong, trap.right)
+    assert power < 5 < 95 < power_null, (trap.wrong, trap.right)
 
 
 def test_every_trap_explains_itself() -> None:

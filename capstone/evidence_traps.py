@@ -89,8 +89,8 @@ def fixed_drift_cutoff() -> Trap:
         why=(
             "Two samples of one distribution never have equal histograms: their PSI is "
             "(1/n + 1/m) times a chi-square of B - 1 degrees of freedom, about 0.09 at 100 rows "
-            "and 10 bins, and 0.0014 at 10,000. Here 0.1 is an ordinary value, there over a hundred "
-            "standard deviations away. The monitor exports the limit beside the value, corrected "
-            "over the heads by Holm."
+            "and 10 bins, and 0.0014 at 10,000. Here 0.1 is an ordinary value, there more than a "
+            "hundred standard deviations away. The monitor exports the limit beside the value, "
+            "corrected over the heads by Holm."
         ),
     )

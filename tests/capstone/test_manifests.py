@@ -47,13 +47,19 @@ def selects(selector: dict[str, str], found: dict[str, str]) -> bool:
     return selector.items() <= found.items()
 
 
-@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+@pytest.mark.parametrize("overlay", ["dev", "canary"])
 def test_every_manifest_of_an_overlay_is_valid(overlay: str) -> None:
     """Strictly: a cluster would drop a misspelt field in silence."""
     found = built(overlay)
     assert len(found) > 20
     for manifest in found:
         manifests.check(manifest)
+
+
+def test_the_canary_changes_nothing_of_production() -> None:
+    """It only adds, so what is valid in it is valid there."""
+    assert all(manifest in built("canary") for manifest in built("prod"))
+    assert len(built("canary")) == len(built("prod")) + 3
 
 
 @pytest.mark.parametrize("path", NEXT, ids=lambda path: path.stem)

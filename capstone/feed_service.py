@@ -379,6 +379,7 @@ class FeedService:
         return await RedisState.connect(
             self.config.redis_url,
             self._initial,
+            timeout_s=0.6 * self._deadlines["hydrate"],
             on_error=lambda operation: self.metrics.state_errors.labels(operation).inc(),
         )
 

@@ -56,6 +56,15 @@ def test_every_manifest_of_an_overlay_is_valid(overlay: str) -> None:
         manifests.check(manifest)
 
 
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
+def test_everything_is_in_one_namespace(overlay: str) -> None:
+    """What an overlay adds is not in the base's namespace unless the overlay says so itself."""
+    for manifest in built(overlay):
+        if manifest["kind"] != "Namespace":
+            where = manifest["metadata"].get("namespace")
+            assert where == "feed", f"{manifest['kind']} {manifest['metadata']['name']}: {where}"
+
+
 def test_the_canary_changes_nothing_of_production() -> None:
     """It only adds, so what is valid in it is valid there."""
     assert all(manifest in built("canary") for manifest in built("prod"))

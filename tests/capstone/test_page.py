@@ -189,6 +189,10 @@ def test_a_wrong_token_asks_for_the_right_one(browser: Browser, gateway: Gateway
     assert page.locator("#login").is_visible()
     assert not page.locator("#main").is_visible()
     assert page.evaluate("[sessionStorage.length, location.hash]") == [0, ""]
+    page.evaluate("sessionStorage.setItem('token', 'that-was-good-yesterday')")
+    page.reload()
+    page.wait_for_selector("#message.bad")
+    assert page.evaluate("sessionStorage.length") == 0
     page.fill("#token", TOKEN)
     page.click("#login button")
     page.wait_for_selector("#feed > li")

@@ -404,8 +404,8 @@ def test_a_weak_token_is_refused(tmp_path: Path) -> None:
 
 def test_the_service_listens_on_loopback_unless_told_otherwise() -> None:
     """Nobody is reachable from the network by accident."""
-    from capstone.gateway import GatewayConfig
+    from capstone.gateway_config import GatewayConfig
     from capstone.serve import Options
 
     assert Options().host == "127.0.0.1"
-    assert GatewayConfig([], "", "", "", 0).host == "127.0.0.1"
+    assert GatewayConfig(["bundle"], "users.json", "log", 0).host == "127.0.0.1"

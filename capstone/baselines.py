@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from capstone.data import LIKE_FROM, Feed, RankingSet
+
+if TYPE_CHECKING:
+    from capstone.random_split import RandomSplit
 
 Floats = NDArray[np.float64]
 
@@ -30,9 +35,28 @@ def ease(train: Floats, regularisation: float) -> Floats:
 
 
 def logistic_regression_scores(feed: Feed, rows: RankingSet) -> Floats:
-    """P(like) of the ranking set from one-hot user, item, occupation, gender, age and genres.
+    """P(like) of the ranking set, from the training interactions (:func:`logistic_regression`)."""
+    user = np.repeat(np.arange(feed.n_users), [len(s.items) for s in feed.train])
+    item = np.concatenate([sequence.items for sequence in feed.train])
+    liked = np.concatenate([sequence.ratings for sequence in feed.train]) >= LIKE_FROM
+    return logistic_regression(feed, (user, item, liked), (rows.user, rows.item))
 
-    Fitted on the training interactions only (scikit-learn, liblinear default C = 1).
+
+def logistic_regression_on(feed: Feed, split: RandomSplit) -> Floats:
+    """P(like) of every row of a random split, from its training rows."""
+    rows = split.rows(0)
+    train = (split.user[rows], split.item[rows], split.liked[rows])
+    return logistic_regression(feed, train, (split.user, split.item))
+
+
+def logistic_regression(
+    feed: Feed,
+    train: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]],
+    asked: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> Floats:
+    """P(like) of (user, item) pairs [n], from one-hot user, item, occupation, gender, age, genres.
+
+    scikit-learn's default C = 1; ``train`` holds users, items and labels.
     """
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
@@ -56,8 +80,5 @@ def logistic_regression_scores(feed: Feed, rows: RankingSet) -> Floats:
             format="csr",
         )
 
-    user = np.repeat(np.arange(feed.n_users), [len(s.items) for s in feed.train])
-    item = np.concatenate([sequence.items for sequence in feed.train])
-    liked = np.concatenate([sequence.ratings for sequence in feed.train]) >= LIKE_FROM
-    model = LogisticRegression(max_iter=300).fit(features(user, item), liked)
-    return model.predict_proba(features(rows.user, rows.item))[:, 1]
+    model = LogisticRegression(max_iter=300).fit(features(train[0], train[1]), train[2])
+    return np.asarray(model.predict_proba(features(*asked))[:, 1])

@@ -81,7 +81,7 @@ class Config:
     """L2 regularisation of the EASE baseline."""
     candidates: int = 200
     """Items that retrieval hands to the ranker."""
-    random_split_epochs: int = 30
+    random_split_epochs: int = 40
     """Passes over the training interactions of the random 8:1:1 split."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""

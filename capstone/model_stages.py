@@ -10,7 +10,7 @@ import numpy as np
 
 from capstone import figures, measure, offline, training
 from capstone.context import RETRIEVAL_LAYERS, Context
-from capstone.data import histories, ranking_set
+from capstone.data import ranking_set
 from capstone.data_stages import record_auc
 from capstone.models import EncodeUser, RankCandidates, SequenceEncoder
 from capstone.names import slug
@@ -49,7 +49,7 @@ def train(c: Context) -> None:
 
 def retrieval(c: Context) -> None:
     """Sources beside the encoder, merged by quotas chosen on validation; the value's weights."""
-    from capstone import figures_retrieval, source_choice, two_tower
+    from capstone import figures_retrieval, quality, source_choice, two_tower
     from capstone.retrieval_study import study_retrieval
     from capstone.value_choice import choose_weights
 
@@ -76,13 +76,12 @@ def retrieval(c: Context) -> None:
         validation = np.stack([each.ids for each in merged])
         np.save(folder / VALIDATION_CANDIDATES, validation)
         np.save(folder / TEST_CANDIDATES, study.candidates)
-        chosen = choose_weights(
-            c.feed, validation, histories(c.feed.train, c.config.max_length), teacher
+        answers = quality.ask(
+            teacher, c.feed, validation, length=c.config.max_length, held_out=quality.VALIDATION
         )
+        chosen, _ = choose_weights(answers, quality.fit_calibration(answers))
         c.save_weights(folder, chosen)
-        per_user = c.feed_ndcg(study.candidates, teacher, chosen)
-        np.save(folder / "teacher_ndcg.npy", per_user)
-        c.record_ndcg("ranker.ndcg_at_10", per_user)
+        c.record_ndcg("ranker.ndcg_at_10", c.feed_ndcg(study.candidates, teacher, chosen))
     for each in study.sources:
         for what, share in (("recall", each.recall), ("contribution", each.contribution)):
             c.run.metric(
@@ -123,6 +122,26 @@ def retrieval(c: Context) -> None:
     )  # fmt: skip
 
 
+def auc(c: Context) -> None:
+    """The ranker on the random 8:1:1 split of the published figures, label rating >= 4."""
+    from capstone.random_split_study import study_random_split
+
+    epochs = c.config.random_split_epochs
+    with c.run.progress_bar("random split", epochs) as bar:
+        found = study_random_split(
+            c.feed, epochs=epochs, n_boot=c.config.n_boot, seed=c.run.seed, on_epoch=bar.update
+        )
+    for name, each in (
+        ("lr_", found.logistic_regression), ("wide_", found.wide), ("deep_", found.deep),
+        ("", found.ranker),
+    ):  # fmt: skip
+        c.run.metric(
+            f"random_split.{name}auc", each.auc, unit="ratio", n=found.n_test, ci95=each.auc_ci95,
+            how=f"test tenth, bootstrap of users; validation {each.validation_auc:.4f}",
+        )  # fmt: skip
+        c.run.metric(f"random_split.{name}log_loss", each.log_loss, unit="nats", n=found.n_test)
+
+
 def distill(c: Context) -> None:
     """A student much smaller than the teacher, with the teacher's help (lab 5) and without."""
     source = c.workspace.need("train")
@@ -157,6 +176,7 @@ def export(c: Context) -> None:
     """ONNX, then INT8 (lab 4), gated by parity; calibration, and the student's gates."""
     from capstone import calibration, gates, quality
     from labs.lab4_model_serving.export import session
+    from labs.lab4_model_serving.quantization import quantize_int8
 
     trained = c.workspace.need("train")
     distilled, retrieved = c.workspace.need("distill"), c.workspace.need("retrieval")
@@ -169,7 +189,7 @@ def export(c: Context) -> None:
         )
         worst = max(_export_ranker(c, folder, name, path) for name, path in rankers)
         c.run.metric("export.max_abs_error", worst, unit="probability", n=64)
-        int8 = student.quantize(folder / "student.onnx", folder / "student.int8.onnx", c.feed)
+        int8 = quantize_int8(folder / "student.onnx", folder / "student.int8.onnx")
         ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
         c.run.metric("int8.size_ratio", ratio, unit="ratio")
         judged = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
@@ -71,9 +72,11 @@ def evidence(c: Context) -> None:
 
     (_, champion), (_, teacher) = read_scored(c), read_scored(c, "reference")
     arms = TwoArms(champion.ids, champion.value, teacher.value)
-    sizes = {"users": 1000, "sessions": 1000, "watched": 4000, "explored": 3000}
+    sizes: dict[str, Any] = (
+        {"users": 1000, "sessions": 1000, "watched": 4000, "explored": 3000} if c.smoke else {}
+    )
     found = experiment_study.study_experiment(
-        c.world, arms, repeats=c.config.repeats, seed=c.run.seed, **(sizes if c.smoke else {})
+        c.world, arms, repeats=c.config.repeats, seed=c.run.seed, **sizes
     )
     aa = found.aa
     for name in ("planned", "naive", "always_valid", "srm"):
@@ -154,7 +157,7 @@ def card(c: Context) -> None:
     c.feed  # noqa: B018  (records the data's provenance)
     results = c.run.results
     measured = {name: metric.as_json() for name, metric in results.metrics.items()}
-    common = {
+    common: dict[str, Any] = {
         "metrics": measured,
         "bundle_version": c.bundle("champion").version,
         "commit": results.commit,

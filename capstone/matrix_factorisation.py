@@ -74,7 +74,7 @@ def fit(
         require(value > 0, name, value, "must be > 0")
     rng = np.random.default_rng(seed)
     mean = float(rating.mean())
-    centred = rating - mean
+    centred = np.asarray(rating - mean, dtype=np.float64)
     users = rng.normal(0, 0.1, (n_users, rank + 1))
     items = rng.normal(0, 0.1, (n_items + 1, rank + 1))
     users[:, -1] = items[:, -1] = 0

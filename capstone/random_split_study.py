@@ -120,7 +120,7 @@ def study_random_split(
         wide=scored(alone.predict_proba(wide["test"][:, None])[:, 1], wide["validation"]),
         deep=scored(_sigmoid(deep["test"]), deep["validation"]),
         ranker=scored(joint["test"], joint["validation"]),
-        blend=(float(blend.intercept_[0]), *map(float, blend.coef_[0])),
+        blend=(float(blend.intercept_[0]), float(blend.coef_[0, 0]), float(blend.coef_[0, 1])),
         n_test=len(test),
         sha256=split.sha256,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,6 +179,8 @@ def read_scored(c: Context, name: str = "champion") -> tuple[Scored, Scored]:
 
 def bundles(c: Context) -> None:
     """Champion (INT8 student) and reference (fp32 teacher), packed for TorchServe."""
+    from capstone.fairness_audit import user_groups
+    from capstone.monitor import write_groups
     from capstone.serving import archive_rankers
 
     trained, exported = c.workspace.need("train"), c.workspace.need("export")
@@ -201,6 +204,10 @@ def bundles(c: Context) -> None:
                 for user, sequence in enumerate(c.feed.test_history)
             },
         )
+        # What the monitor compares live traffic with.
+        groups = {name: np.asarray(each) for name, each in user_groups(c.feed).items()}
+        write_groups(groups, np.arange(1, c.feed.n_users + 1), folder / "groups.json")
+        shutil.copy2(exported / "champion.references.json", folder / "references.json")
         shared = {
             "encoder": exported / "encoder.onnx",
             "index": indexed / "index",

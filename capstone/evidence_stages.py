@@ -8,11 +8,9 @@ from typing import Any
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
 from capstone.names import slug
+from capstone.service_stages import PATIENT_MS
 
 ARMS = ("champion", "reference")
-PATIENT_MS = {"hydrate": 500.0, "source": 500.0, "score": 2000.0, "select": 500.0}
-"""Deadlines of the experiment's service, whose people come as fast as they are answered: a feed
-that fell back because of this crowd would say nothing about the arms."""
 
 
 def experiment(c: Context) -> None:
@@ -21,6 +19,8 @@ def experiment(c: Context) -> None:
     from capstone.experiment import load_experiment, run_experiment
 
     design = load_experiment()
+    # The people come as fast as they are answered: a feed that fell back because of this crowd
+    # would say nothing about the arms.
     with c.service(
         *ARMS,
         tag="experiment",

@@ -174,7 +174,7 @@ def distill(c: Context) -> None:
 
 def export(c: Context) -> None:
     """ONNX, then INT8 (lab 4), gated by parity; calibration, and the student's gates."""
-    from capstone import calibration, gates, quality
+    from capstone import calibration, drift, gates, quality
     from labs.lab4_model_serving.export import session
     from labs.lab4_model_serving.quantization import quantize_int8
 
@@ -212,6 +212,15 @@ def export(c: Context) -> None:
                 for answers in (validation, test)
             ]
             np.savez(folder / f"{name}.values.npz", validation=values[0], test=values[1])
+            first = values[1].argmax(axis=1)[:, None]
+            tops = {
+                head: np.take_along_axis(p, first, axis=1)[:, 0]
+                for head, p in calibration.calibrated(maps, test.scores).items()
+            }
+            drift.save_references(
+                {head: drift.reference_of(p) for head, p in tops.items()},
+                folder / f"{name}.references.json",
+            )
         reference, champion = judged["reference"], judged["champion"]
         for name, each in judged.items():
             verdict = gates.judge(each.metrics(reference), reference.metrics())

@@ -48,6 +48,7 @@ GATES = (
     Gate("calibration of the reactions", "ece", "<=", 0.10),
     Gate("calibration of engage", "engage_log_ratio", "<=", 0.41),
     Gate("rank agreement", "overlap_at_10", ">=", 0.60),
+    Gate("ties", "tied_share", "<=", 0.05),
 )
 """Limits of the student against its teacher (:class:`capstone.quality.Quality`).
 
@@ -97,7 +98,7 @@ class Verdict:
     points=5,
     title="The gate before the registry",
     hint="Every comparison with NaN is False. Which way round must the comparison be written so "
-    "that this refuses? And what is the ratio to a reference of 0, or to one that was not measured?",
+    "that this refuses? And what is the ratio to a reference of 0, or to one not measured?",
 )
 def judge(
     candidate: Mapping[str, float],
@@ -169,8 +170,7 @@ def read_verdict(path: Path) -> Verdict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         gates = [
-            Gate(**{key: row[key] for key in Gate.__dataclass_fields__})
-            for row in content["gates"]
+            Gate(**{key: row[key] for key in Gate.__dataclass_fields__}) for row in content["gates"]
         ]
         figures = [
             {name: math.nan if value is None else float(value) for name, value in side.items()}

@@ -105,8 +105,7 @@ def fit_calibration(validation: Answers) -> dict[str, Platt]:
     """
     outcomes = reaction_outcomes(validation.ratings)
     maps = {
-        head: calibration.fit_platt(validation.held_out[head], outcomes[head])
-        for head in REACTIONS
+        head: calibration.fit_platt(validation.held_out[head], outcomes[head]) for head in REACTIONS
     }
     return {ENGAGE: Platt(), **maps}
 
@@ -127,6 +126,9 @@ class Quality:
     engage_log_ratio
         ``|log(expected / observed)|`` hits among the ten items of largest P(engage): the sum of
         their probabilities against the number of held-out items among them.
+    tied_share
+        Share of a user's candidates whose value another one has too, mean over users. Ties keep
+        the order of retrieval, so a ranker that says nothing looks as good as retrieval is.
     """
 
     feeds: Ints
@@ -136,6 +138,7 @@ class Quality:
     auc: float
     ece: dict[str, float]
     engage_log_ratio: float
+    tied_share: float
 
     def metrics(self, reference: Quality | None = None) -> dict[str, float]:
         """What the gates read; ``overlap_at_10`` is with the reference's feeds (itself if None)."""
@@ -144,13 +147,12 @@ class Quality:
             "auc": self.auc,
             "ece": max(self.ece.values()) if self.ece else float("nan"),
             "engage_log_ratio": self.engage_log_ratio,
+            "tied_share": self.tied_share,
             "overlap_at_10": float(overlap(self.feeds, (reference or self).feeds).mean()),
         }
 
 
-def judge_answers(
-    answers: Answers, weights: ValueWeights, maps: Mapping[str, Platt]
-) -> Quality:
+def judge_answers(answers: Answers, weights: ValueWeights, maps: Mapping[str, Platt]) -> Quality:
     """The quality of a ranker's answers; every figure is NaN when one of its scores is not finite.
 
     A ranker that answers NaN has no order: ``argsort`` would put its items anywhere, and a figure
@@ -162,9 +164,11 @@ def judge_answers(
         liked = reaction_outcomes(answers.ratings)["like"]
         feeds = np.zeros((n, TOP), dtype=np.int64)
         nans = dict.fromkeys(REACTIONS, float("nan"))
-        return Quality(feeds, nothing, nothing, liked, float("nan"), nans, float("nan"))
+        nan = float("nan")
+        return Quality(feeds, nothing, nothing, liked, nan, nans, nan, nan)
     scores = calibration.calibrated(maps, answers.scores)
-    feeds = _first(answers.candidates, weights.value(scores))
+    value = weights.value(scores)
+    feeds = _first(answers.candidates, value)
     outcomes = reaction_outcomes(answers.ratings)
     held_out = calibration.calibrated(maps, answers.held_out)
     likely = np.argsort(-scores[ENGAGE], axis=1, kind="stable")[:, :TOP]
@@ -181,8 +185,17 @@ def judge_answers(
             head: calibration.expected_calibration_error(held_out[head], outcomes[head])
             for head in REACTIONS
         },
-        abs(float(np.log(expected / observed))) if observed else float("inf"),
+        abs(float(np.log(expected / observed))) if observed and expected > 0 else float("inf"),
+        float(tied(value).mean()),
     )
+
+
+def tied(value: Floats) -> Floats:
+    """Share of each row's values [n, C] that stand there more than once: [n]."""
+    ordered = np.sort(value, axis=1)
+    same = np.diff(ordered, axis=1) == 0
+    edge = np.zeros((len(value), 1), dtype=bool)
+    return np.asarray((np.hstack([same, edge]) | np.hstack([edge, same])).mean(axis=1))
 
 
 def overlap(first: Ints, second: Ints) -> Floats:

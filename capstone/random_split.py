@@ -13,17 +13,13 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from capstone.counter_hash import hash64
-from capstone.data import LIKE_FROM, Feed, Ints, pad
+from capstone.data import LIKE_FROM, Feed, Ints
 from capstone.models import Attention, Ranker
-from capstone.ranking_loss import reaction_labels
-from capstone.value import REACTIONS, Floats
-from common.errors import RunError
+from capstone.value import REACTIONS
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PURPOSE = 811

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from capstone.models import RankCandidates, Ranker, SequenceEncoder
+from capstone.models import (
+    HSTUBlock,
+    RankCandidates,
+    Ranker,
+    SequenceEncoder,
+    attention_mask,
+)
 from capstone.offline import candidates, feeds
 from capstone.value import HEADS, ValueWeights
 
@@ -14,12 +20,13 @@ LENGTH = 12
 N_ITEMS = 40
 
 
-@pytest.fixture
-def ranker() -> Ranker:
+@pytest.fixture(params=["softmax", "hstu"])
+def ranker(request: pytest.FixtureRequest) -> Ranker:
+    """Both kinds of attention must have every property."""
     torch.manual_seed(0)
     genres = torch.zeros(N_ITEMS + 1, 3)
     genres[1:] = (torch.rand(N_ITEMS, 3) < 0.4).float()
-    return Ranker(genres, 32, LENGTH, layers=2).eval()
+    return Ranker(genres, 32, LENGTH, layers=2, attention=request.param).eval()
 
 
 @pytest.fixture
@@ -52,6 +59,35 @@ def test_the_gradient_of_a_position_never_reaches_later_items(history: torch.Ten
     assert vectors.grad is not None
     assert vectors.grad[0, 5:].abs().max() == 0
     assert vectors.grad[0, :5].abs().max() > 0
+
+
+def test_the_future_does_not_change_a_state_of_the_ranker(
+    ranker: Ranker, history: torch.Tensor
+) -> None:
+    changed = history.clone()
+    changed[:, -1] = history[:, -1] % N_ITEMS + 1
+    table = ranker.table()
+    before, after = (
+        ranker.states(items, ratings_for(items), table) for items in (history, changed)
+    )
+    assert torch.allclose(before[:, :-1], after[:, :-1], atol=1e-5)
+    assert not torch.allclose(before[:, -1], after[:, -1], atol=1e-3)
+
+
+def test_hstu_attention_grows_with_the_number_of_signals() -> None:
+    """A softmax forgets how often something was seen; SiLU adds up, which is why HSTU uses it."""
+    torch.manual_seed(0)
+    block = HSTUBlock(16, 1, 0.0, LENGTH).eval()
+    seen: list[torch.Tensor] = []
+    block.norm_attended = torch.nn.Identity()
+    block.out.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, -1]))
+    x = torch.randn(1, 1, 16).expand(1, LENGTH, 16)
+    for count in (3, 6):
+        some = torch.zeros(1, LENGTH, dtype=torch.long)
+        some[0, -count:] = 1
+        block(x, attention_mask(some))
+    ratio = (seen[1].norm() / seen[0].norm()).item()
+    assert ratio == pytest.approx(2, rel=1e-4), f"twice the signals gave {ratio:.3f} times"
 
 
 def test_padding_is_never_recommended(ranker: Ranker, history: torch.Tensor) -> None:

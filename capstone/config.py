@@ -55,7 +55,7 @@ class Config:
     """Passes over the training sequences for the teacher."""
     attention: Literal["softmax", "hstu"] = "softmax"
     """Attention of the rankers' blocks: softmax (SASRec) or pointwise SiLU (HSTU)."""
-    student_width: int = 32
+    student_width: int = 64
     """Width of the distilled ranker that is served."""
     student_layers: int = 1
     """Transformer layers of the student."""
@@ -63,7 +63,7 @@ class Config:
     """Passes over the training sequences for the student."""
     dropout: float = 0.25
     """Dropout of the retrieval encoder and the teacher."""
-    student_dropout: float = 0.1
+    student_dropout: float = 0.2
     """Dropout of the student, which has less to overfit with."""
     batch_size: int = 64
     """Sequences a step, over all ranks."""
@@ -166,6 +166,7 @@ SCALES = {
         ranker_width=64,
         ranker_layers=1,
         ranker_epochs=8,
+        student_width=32,
         student_epochs=8,
         random_split_epochs=2,
         n_boot=200,

@@ -223,7 +223,7 @@ def roll_out_poison(
         asking.join()
         traffic.close()
     trace: list[Look] = controller.trace
+    exposed = trace[-1].candidate.feeds if trace else 0
     return Rollback(
-        str(status), controller.reason, seconds, trace[-1].candidate.feeds if trace else 0, len(trace),
-        errors[0],
+        str(status), controller.reason, seconds, exposed, len(trace), errors[0],
     )  # fmt: skip

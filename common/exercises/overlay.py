@@ -2,7 +2,8 @@
 
 ``import labs`` and ``import capstone`` install one finder. While the environment variable
 ``LABS_WORK`` names a folder, ``labs.<lab>.<module>`` is loaded from ``<folder>/<lab>/<module>.py``
-when that file exists, and ``capstone.<module>`` from ``<folder>/capstone``. The variable is inherited, so torchrun ranks and model-server workers load the same code.
+when that file exists, and ``capstone.<module>`` from ``<folder>/capstone``. The variable is
+inherited, so torchrun ranks and model-server workers load the same code.
 """
 
 from __future__ import annotations

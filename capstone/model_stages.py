@@ -124,13 +124,15 @@ def retrieval(c: Context) -> None:
 
 def auc(c: Context) -> None:
     """The ranker on the random 8:1:1 split of the published figures, label rating >= 4."""
-    from capstone.random_split_study import study_random_split
+    from capstone.random_split_study import RANKS, SetRecipe, study_random_split
 
     epochs = c.config.random_split_epochs
     with c.run.progress_bar("random split", epochs) as bar:
         found = study_random_split(
-            c.feed, epochs=epochs, n_boot=c.config.n_boot, seed=c.run.seed, on_epoch=bar.update
-        )
+            c.feed, epochs=epochs, recipe=SetRecipe(draws=1 if c.smoke else 4),
+            ranks=RANKS[:1] if c.smoke else RANKS,
+            n_boot=c.config.n_boot, seed=c.run.seed, on_epoch=bar.update,
+        )  # fmt: skip
     for name, each in (
         ("lr_", found.logistic_regression), ("wide_", found.wide), ("deep_", found.deep),
         ("", found.ranker),

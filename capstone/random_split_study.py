@@ -8,7 +8,7 @@ Wide & Deep, arXiv 1606.07792); the test rows are looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ from labs.lab1_fsdp_advanced.training import cosine_schedule
 Floats = NDArray[np.float64]
 RANKS = ((12, 1.2), (16, 1.3), (24, 1.6), (40, 1.6))
 """Rank and regularisation of the averaged factorisations."""
+PREDICTED = 64
+"""Users that are predicted in one call."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def study_random_split(
     *,
     epochs: int = 40,
     recipe: SetRecipe | None = None,
+    ranks: Sequence[tuple[int, float]] = RANKS,
     n_boot: int = 1000,
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
@@ -96,7 +99,7 @@ def study_random_split(
         name: set_logits(model, split, rows, recipe, seed=seed)
         for name, rows in (("validation", validation), ("test", test))
     }
-    ratings = expected_ratings(feed, split, seed=seed)
+    ratings = expected_ratings(feed, split, ranks=ranks, seed=seed)
     wide = {"validation": ratings[validation], "test": ratings[test]}
     features = {name: np.column_stack([wide[name], deep[name]]) for name in deep}
     blend = LogisticRegression(C=1e6).fit(features["validation"], split.liked[validation])
@@ -126,18 +129,20 @@ def study_random_split(
     )
 
 
-def expected_ratings(feed: Feed, split: RandomSplit, *, seed: int) -> Floats:
+def expected_ratings(
+    feed: Feed, split: RandomSplit, *, ranks: Sequence[tuple[int, float]], seed: int
+) -> Floats:
     """The mean of the factorisations' expected ratings, for every row of the split."""
     rows = split.rows(TRAIN)
     total = np.zeros(len(split.user))
-    for rank, regularisation in RANKS:
+    for rank, regularisation in ranks:
         factors = matrix_factorisation.fit(
             split.user[rows], split.item[rows], split.rating[rows],
             n_users=feed.n_users, n_items=feed.n_items,
             rank=rank, regularisation=regularisation, seed=seed,
         )  # fmt: skip
         total += factors.predict(split.user, split.item)
-    return total / len(RANKS)
+    return total / len(ranks)
 
 
 def fit_set_ranker(
@@ -184,21 +189,26 @@ def set_logits(
 ) -> Floats:
     """Logits of P(rating >= 4) of the rows [n], from the users' training ratings."""
     rng = np.random.default_rng((seed, len(rows)))
-    own = _own_rows(split)
-    asked = {int(user): np.flatnonzero(split.user[rows] == user) for user in set(split.user[rows])}
+    own, nobody = _own_rows(split), np.zeros(0, np.int64)
+    users, first = np.unique(split.user[rows], return_index=True)
+    assert np.array_equal(np.sort(first), first), "rows must be in the order of users"
+    places = np.split(np.arange(len(rows)), first[1:])
     total = np.zeros(len(rows))
-    for _ in range(recipe.draws):
-        for user, places in asked.items():
-            order = rng.permutation(own.get(user, np.zeros(0, np.int64)))[: recipe.max_length]
-            history = np.zeros((2, 1, recipe.max_length), dtype=np.int64)
+    for start in [*range(0, len(users), PREDICTED)] * recipe.draws:
+        some = users[start : start + PREDICTED]
+        asked = places[start : start + PREDICTED]
+        history = np.zeros((2, len(some), recipe.max_length), dtype=np.int64)
+        items = np.zeros((len(some), max(map(len, asked))), dtype=np.int64)
+        for row, (user, where) in enumerate(zip(some, asked, strict=True)):
+            order = rng.permutation(own.get(int(user), nobody))[: recipe.max_length]
             if len(order):
-                history[0, 0, -len(order) :] = split.item[order]
-                history[1, 0, -len(order) :] = split.rating[order]
-            logits = model.after(
-                torch.tensor([user]), torch.from_numpy(history[0]), torch.from_numpy(history[1]),
-                torch.from_numpy(split.item[rows[places]])[None],
-            )  # fmt: skip
-            total[places] += logits[0, :, 0].numpy()
+                history[0, row, -len(order) :] = split.item[order]
+                history[1, row, -len(order) :] = split.rating[order]
+            items[row, : len(where)] = split.item[rows[where]]
+        inputs = (some, history[0], history[1], items)
+        logits = model.after(*map(torch.from_numpy, inputs))[..., 0].numpy()
+        for row, where in enumerate(asked):
+            total[where] += logits[row, : len(where)]
     return np.asarray(total / recipe.draws)
 
 

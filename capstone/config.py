@@ -162,12 +162,12 @@ def _option(name: str) -> str:
 
 SCALES = {
     "smoke": Config(
-        retrieval_epochs=8,
+        retrieval_epochs=5,
         ranker_width=64,
         ranker_layers=1,
-        ranker_epochs=8,
+        ranker_epochs=5,
         student_width=32,
-        student_epochs=8,
+        student_epochs=5,
         random_split_epochs=2,
         n_boot=200,
         start_qps=20.0,

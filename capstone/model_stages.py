@@ -176,9 +176,8 @@ def distill(c: Context) -> None:
 
 def export(c: Context) -> None:
     """ONNX, then INT8 (lab 4), gated by parity; calibration, and the student's gates."""
-    from capstone import calibration, drift, gates, quality
+    from capstone import calibration, drift, gates, quality, student
     from labs.lab4_model_serving.export import session
-    from labs.lab4_model_serving.quantization import quantize_int8
 
     trained = c.workspace.need("train")
     distilled, retrieved = c.workspace.need("distill"), c.workspace.need("retrieval")
@@ -191,7 +190,13 @@ def export(c: Context) -> None:
         )
         worst = max(_export_ranker(c, folder, name, path) for name, path in rankers)
         c.run.metric("export.max_abs_error", worst, unit="probability", n=64)
-        int8 = quantize_int8(folder / "student.onnx", folder / "student.int8.onnx")
+        int8 = student.quantize_student(
+            folder / "student.onnx", folder / "student.int8.onnx",
+            student.calibration_inputs(
+                c.feed, np.load(retrieved / VALIDATION_CANDIDATES),
+                length=c.config.max_length, seed=c.run.seed,
+            ),
+        )  # fmt: skip
         ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
         c.run.metric("int8.size_ratio", ratio, unit="ratio")
         judged = {}

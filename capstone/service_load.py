@@ -174,6 +174,7 @@ def study_service(
     p99_limit_ms: float,
     k: int = 20,
     tries: int = 5,
+    warmup: float = WARMUP_S,
     seed: int = 0,
     tell: Callable[[str], None] = print,
 ) -> ServiceStudy:
@@ -183,7 +184,9 @@ def study_service(
     """
 
     def at(rate: float, seconds: float, number: int) -> ServiceLoad:
-        load = measure(service, users, rate=rate, seconds=seconds, k=k, seed=seed + number)
+        load = measure(
+            service, users, rate=rate, seconds=seconds, k=k, seed=seed + number, warmup=warmup
+        )
         tell(
             f"  {rate:.0f} feeds/s: p99 {load.p99_ms:.1f} ms, {load.server_errors} errors and "
             f"{load.fallbacks} fallbacks of {load.result.n}"

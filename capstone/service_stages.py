@@ -41,7 +41,7 @@ def load(c: Context) -> None:
             service, users, asked_rate=c.config.asked_qps, asked_seconds=c.config.asked_seconds,
             start_rate=c.config.start_qps, search_seconds=seconds,
             p99_limit_ms=c.config.p99_limit_ms, k=c.config.feed_length,
-            tries=1 if c.smoke else 4, seed=c.run.seed,
+            tries=1 if c.smoke else 4, warmup=0.5 if c.smoke else 2.0, seed=c.run.seed,
         )  # fmt: skip
     asked, confirmed = found.asked, found.confirmed
     how = "a fallback feed counts as a failure, at the timeout; generator on the same machine"

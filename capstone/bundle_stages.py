@@ -22,7 +22,7 @@ RERANK = "rerank.json"
 EXPLORED = 1
 """Slots of a served feed that are drawn at random, so that other rankings can be judged."""
 GATE = "fairness_gate.json"
-REGISTRY = "registry.db"
+REGISTRY, REGISTERED = "registry.db", "registered"
 
 
 def index(c: Context) -> None:
@@ -89,7 +89,7 @@ def rerank(c: Context) -> None:
 def fairness(c: Context) -> None:
     """User groups and simulated creators (lab 3), the mitigation and its price, the gate."""
     from capstone import fairness_gate, figures_fairness
-    from capstone.fairness_audit import study_fairness
+    from capstone.fairness_audit import TARGET, study_fairness
 
     folder = c.workspace.need("rerank")
     chosen = RerankConfig.from_json(json.loads((folder / RERANK).read_text(encoding="utf-8")))
@@ -102,8 +102,8 @@ def fairness(c: Context) -> None:
         )  # fmt: skip
         policy = fairness_gate.read_policy()
         before, after = (fairness_gate.gate(each, policy) for each in (study.before, study.after))
-        # The mitigation costs NDCG, so it is taken when the feed would be blocked without it.
-        mitigated = not before.promote
+        # The mitigation costs NDCG, so it is taken when it is needed; decided on validation.
+        mitigated = study.tried[0].to_catalogue < TARGET
         served, verdict = (study.after, after) if mitigated else (study.before, before)
         config = study.config if mitigated else replace(study.config, min_exposure=0.0)
         write_json(made / RERANK, replace(config, exploration_slots=EXPLORED).as_json())
@@ -236,6 +236,7 @@ def register(c: Context) -> None:
     """The champion into the registry (MLflow), if every gate and the fairness gate let it."""
     from capstone.gates import read_verdict
     from capstone.registry import Registry
+    from capstone.serving import archive_rankers
 
     made = c.bundle("champion")
     verdict = read_verdict(made.quality)
@@ -252,7 +253,15 @@ def register(c: Context) -> None:
     passed = verdict.passed and gate["promote"]
     registry = Registry.at(c.workspace.folder / REGISTRY)
     if passed:
-        champion = registry.register(made, passed=True, tags={"split": made.facts.split_sha256})
+        # A copy of its own: the next run replaces the stage's folder, a rollback needs this one.
+        kept = c.workspace.folder / REGISTERED
+        copy = kept / made.version
+        if not copy.exists():
+            shutil.copytree(made.folder, copy)
+            archive_rankers([bundle.load(copy)], kept / "store")
+        champion = registry.register(
+            bundle.load(copy), passed=True, tags={"split": made.facts.split_sha256}
+        )
         registry.promote()
         c.run.note(f"Bundle {made.version} is version {champion.number} and champion.")
     else:

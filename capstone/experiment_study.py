@@ -36,7 +36,7 @@ from labs.lab6_online_eval.ranking_off_policy import OffPolicyEstimate
 from labs.lab6_online_eval.world import Sessions
 
 K = 10
-BAIT = 5
+BAIT = 7
 """Places of the bait's feed with items that people hide."""
 HEAD = 50
 """Candidates that the harmful ranking turns upside down."""

@@ -13,12 +13,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import RunError
 from labs.lab4_model_serving.load_generator import load_http, poisson_schedule
 from labs.lab4_model_serving.load_result import LoadResult
 
@@ -39,6 +40,8 @@ class Fault:
     inject: Callable[[], object]
     heal: Callable[[], object]
     note: str
+    showed: Callable[[Drill], bool] = lambda drill: drill.phases[1].fallbacks > 0
+    """Whether the drill shows that the fault was there: by default, fallbacks during it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Drill:
 
     Attributes
     ----------
+    showed
+        Whether the fault had the effect that it must have: a fault that was not there proves
+        nothing.
     errors
         Feeds answered with 5xx or not at all.
     acknowledged, refused
@@ -82,6 +88,7 @@ class Drill:
     refused: int
     lost: int
     recovered_s: float
+    showed: bool = True
 
     @property
     def requests(self) -> int:
@@ -109,7 +116,7 @@ class _Answers:
 
 
 @dataclass
-class _Reactions:
+class Reactions:
     """Asks for feeds and reacts to them, from a thread of its own, until it is stopped."""
 
     url: str
@@ -181,7 +188,7 @@ def run_drill(
     drawn = np.random.default_rng(seed).choice(np.asarray(users), 512)
     bodies = [json.dumps({"user_id": int(user), "k": k}).encode() for user in drawn]
     answers = _Answers(np.zeros(len(schedule), np.int64), np.zeros(len(schedule), bool))
-    reactions = _Reactions(url, headers, users, seed)
+    reactions = Reactions(url, headers, users, seed)
     failures: list[BaseException] = []
     began = time.perf_counter()
 
@@ -194,24 +201,35 @@ def run_drill(
         except BaseException as error:  # raised again below, in the caller's thread
             failures.append(error)
 
-    threads = [threading.Thread(target=operate), threading.Thread(target=reactions.run)]
+    def react() -> None:
+        try:
+            reactions.run()
+        except BaseException as error:  # a thread that ended in silence would lose nothing
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (operate, react)]
     for thread in threads:
         thread.start()
     try:
         result = load_http(
             f"{url}/feed", bodies, schedule, headers=headers, timeout=2.0, on_answer=answers.take
         )
-    finally:
-        threads[0].join()
-        reactions.stop.set()
-        threads[1].join()
+    except BaseException:
+        reactions.stop.set()  # and nothing is mended: the service ends with this process
+        raise
+    threads[0].join()
+    reactions.stop.set()
+    threads[1].join()
     if failures:
         raise failures[0]
+    if not reactions.acknowledged:
+        raise RunError(f"drill {fault.name!r}: no reaction was acknowledged, so none could be lost")
     lost = set(reactions.acknowledged) - set(logged())
-    return describe(
+    found = describe(
         fault, result, answers.status, answers.fallback, (before, before + during),
         acknowledged=len(reactions.acknowledged), refused=reactions.refused, lost=len(lost),
     )  # fmt: skip
+    return replace(found, showed=fault.showed(found))
 
 
 def describe(

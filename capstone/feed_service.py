@@ -25,6 +25,7 @@ from capstone.scorer import LocalScorer, Scorer, TorchServeConnection, TorchServ
 from capstone.service_metrics import ServiceMetrics
 from capstone.stages import answer_items, build_pipeline
 from capstone.user_state import SqliteState, UserState, read_histories, replay
+from capstone.withdrawn import Withdrawn
 from common.errors import InputError
 from labs.lab4_model_serving.protocol import HttpError
 
@@ -67,7 +68,7 @@ class FeedService:
         self.breaker = CircuitBreaker(
             failures=config.breaker_failures, cooldown_s=config.breaker_cooldown_s
         )
-        self.withdrawn: set[int] = set()
+        self.withdrawn = Withdrawn(Path(config.log) / "withdrawn.json")
         self.draining = False
         self.in_flight = 0
         self.arms = Arms(

@@ -157,7 +157,7 @@ def write_verdict(verdict: Verdict, path: Path) -> Path:
     return path
 
 
-def read_verdict(path: Path) -> Verdict:
+def read_verdict(path: Path, expected: Sequence[Gate] = GATES) -> Verdict:
     """Read ``quality.json`` and judge its figures again.
 
     What the file says of itself is not believed: an edited ``"passed": true`` changes nothing.
@@ -165,7 +165,8 @@ def read_verdict(path: Path) -> Verdict:
     Raises
     ------
     InputError
-        For a file that is absent, damaged, or whose answers are not those of its figures.
+        For a file that is absent, damaged, by other gates than ``expected``, or whose answers are
+        not those of its figures.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -180,6 +181,8 @@ def read_verdict(path: Path) -> Verdict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no verdict ({error}); judge the bundle again") from error
     verdict = judge(figures[0], figures[1], gates)
+    if tuple(gates) != tuple(expected):
+        raise InputError(f"{path} was judged by other gates than these; judge the bundle again")
     found = [outcome.passed for outcome in verdict.outcomes]
     if stated != found or bool(content.get("passed")) != verdict.passed:
         raise InputError(

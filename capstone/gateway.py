@@ -97,7 +97,8 @@ def create_app(
     for name, value in (("FEED_TOKEN", token), ("FEED_ADMIN_TOKEN", admin_token)):
         if len(value) < MIN_TOKEN:
             raise InputError(f"{name} has {len(value)} characters, at least {MIN_TOKEN} are needed")
-    service = FeedService(config, secret=token, scorer_token=scorer_token)
+    # Not the clients' own token: with that they could sign an id for anybody.
+    service = FeedService(config, secret=admin_token, scorer_token=scorer_token)
     access = None
     if config.access_log:
         access = AccessLog(Path(config.access_log), sample=config.access_sample, slow_ms=50.0)
@@ -219,8 +220,7 @@ def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastA
     @app.put("/withdrawn", responses=refusals, openapi_extra=_takes(api.WithdrawnIn))
     async def withdraw(request: Request) -> api.WithdrawnIn:
         asked: api.WithdrawnIn = await body_of(request, api.WithdrawnIn)
-        service.withdrawn.clear()
-        service.withdrawn.update(asked.items)
+        service.withdrawn.replace(asked.items)
         return asked
 
     @app.get("/health")

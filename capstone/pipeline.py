@@ -61,8 +61,14 @@ assert tuple(STAGES) == NAMES
 DESCRIPTIONS = {name: " ".join((stage.__doc__ or "").split()) for name, stage in STAGES.items()}
 
 
-def run_stages(run: Run, config: Config) -> None:
-    """Run the chosen stages in pipeline order; go on where a killed run of the same was."""
+def run_stages(run: Run, config: Config) -> Unfinished:
+    """Run the chosen stages in pipeline order; go on where a killed run of the same was.
+
+    Returns
+    -------
+    Unfinished
+        What the stages measured: to be cleared once the run is published.
+    """
     workspace = Workspace(run.options.out, run.scale, run.seed, run.results.mine, config)
     require(
         config.batch_size >= run.procs,
@@ -74,11 +80,14 @@ def run_stages(run: Run, config: Config) -> None:
         unfinished = Unfinished(workspace, options)
         if config.fresh:
             unfinished.clear()
+        going_on = True
         for name in config.chosen_stages():
-            if unfinished.finished(name):
+            # What comes after a stage that ran anew may have used its earlier result.
+            going_on = going_on and unfinished.finished(name)
+            if going_on:
                 at = unfinished.replay(name, run)
                 print(f"[{name}] finished by an earlier process at {at} UTC; going on", flush=True)
                 continue
             with unfinished.stage(name, run), run.stage(DESCRIPTIONS[name], key=name):
                 STAGES[name](context)
-        unfinished.clear()
+    return unfinished

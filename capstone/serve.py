@@ -18,6 +18,7 @@ import tyro
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
 
 if TYPE_CHECKING:
+    from capstone.bundle import Bundle
     from capstone.serving import Service
 
 MIN_TOKEN = 16
@@ -45,6 +46,8 @@ class Options:
     """Keep user state in this Redis (redis://host:port) instead of in SQLite."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where TorchServe runs the ranker."""
+    unregistered: bool = False
+    """Serve the last run's champion although no gate let it into the registry."""
     monitoring: bool = True
     """Run the monitor, and Prometheus and Alertmanager where they are installed, beside it."""
 
@@ -80,16 +83,15 @@ def serve(options: Options) -> int:
         raise InputError(
             f"no bundle in {made}; make one with `make capstone SCALE={options.scale}`"
         )
-    from capstone import bundle
     from capstone.serving import live
 
-    champion = bundle.load((made / "champion").resolve())
+    champion, store = _champion(options, made.resolve())
     kept = (options.out / "capstone" / "service" / name).resolve()
     with (
         tempfile.TemporaryDirectory(prefix="feed-") as folder,
         live(
             [champion],
-            (made / "store").resolve(),
+            store,
             (made / "users.json").resolve(),
             folder=Path(folder),
             host=options.host,
@@ -119,6 +121,24 @@ def serve(options: Options) -> int:
                 service.restart_torchserve()
             time.sleep(0.5)
         raise RunError(f"the gateway ended:\n{service.gateway.tail()}")
+
+
+def _champion(options: Options, made: Path) -> tuple[Bundle, Path]:
+    """What the registry calls champion and the folder of its archive; else the run's, if asked."""
+    from capstone import bundle
+    from capstone.bundle_stages import REGISTERED, REGISTRY
+    from capstone.registry import CHAMPION, Registry
+
+    if options.unregistered:
+        return bundle.load(made / "champion"), made / "store"
+    file = made.parent / REGISTRY
+    registry = Registry.at(file) if file.exists() else None
+    if registry is None or registry.named(CHAMPION) is None:
+        raise InputError(
+            f"the registry {file} has no champion: no bundle passed its gates (the run's report "
+            "says which failed); --unregistered serves the last one all the same"
+        )
+    return registry.load(CHAMPION), made.parent / REGISTERED / "store"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ a bundle with a flipped byte. Nothing in the service knows that it is being test
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -28,6 +29,8 @@ from capstone.gateway_traffic import GatewayTraffic
 from capstone.rollout import Controller, Look, Plan
 from capstone.rollout_decision import Limits, Step
 from capstone.serving import Service
+
+STATE_ERRORS = re.compile(r"^feed_user_state_errors_total(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 def logged_events(service: Service) -> set[str]:
@@ -67,11 +70,18 @@ def slow_ranker(service: Service) -> Fault:
     )  # fmt: skip
 
 
-def redis_gone(pid: int, start_again: Callable[[], object]) -> Fault:
+def redis_gone(service: Service, pid: int, start_again: Callable[[], object]) -> Fault:
     """``kill -9`` of Redis; mended by starting it on the same port and folder."""
+
+    def errors() -> float:
+        found = STATE_ERRORS.findall(service.metrics())
+        return sum(map(float, found))
+
+    before = errors()
     return Fault(
         "Redis gone", lambda: os.kill(pid, signal.SIGKILL), start_again,
         "histories come from the gateway's copy; reactions wait in the event log",
+        showed=lambda drill: errors() > before,
     )  # fmt: skip
 
 
@@ -89,6 +99,7 @@ def disk_full(service: Service) -> Fault:
     return Fault(
         "disk full", fill, free,
         "reactions are refused and not acknowledged, feeds go on",
+        showed=lambda drill: drill.refused > 0,
     )  # fmt: skip
 
 
@@ -108,6 +119,7 @@ def index_corrupt(service: Service, corrupt: str, refused: list[int]) -> Fault:
     return Fault(
         "index file corrupt", offer, lambda: None,
         "the bundle is refused (409) and counted; the one that is served goes on",
+        showed=lambda drill: refused == [409],
     )  # fmt: skip
 
 
@@ -163,7 +175,7 @@ class Rollback:
     seconds
         From its first user to a weight of 0.
     exposed
-        Feeds of the candidate until then; all of them fallbacks, none of them errors.
+        Feeds of the candidate until then, at the step that ended it.
     """
 
     status: str
@@ -172,6 +184,11 @@ class Rollback:
     exposed: int
     looks: int
     errors: int
+
+    @property
+    def harmful(self) -> bool:
+        """Whether it was sent back for a guardrail that is certainly broken."""
+        return self.status == "rolled_back" and self.reason.startswith("harm")
 
 
 def roll_out_poison(

@@ -105,7 +105,7 @@ class _Tally:
         self.fallback[i] = status == 200 and b'"fallback":null' not in body
 
 
-def feed_bodies(users: Sequence[int], k: int, *, seed: int, n: int = 512) -> list[bytes]:
+def feed_bodies(users: Sequence[int], k: int, *, seed: int, n: int = 4096) -> list[bytes]:
     """Bodies for ``POST /feed`` of users drawn at random, with repetition."""
     drawn = np.random.default_rng(seed).choice(np.asarray(users), n)
     return [json.dumps({"user_id": int(user), "k": k}).encode() for user in drawn]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from common.runner import Run
 
 RECORD = "record.json"
+CODE = {".py", ".toml", ".j2", ".json", ".html", ".js", ".css"}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -82,6 +83,7 @@ class Unfinished:
             target = run.dir / "figures" / name
             shutil.copy2(folder / name, target)
             run.figures.append(FigureFile(target, caption))
+        run.note(f"Stage {stage} was finished by an earlier process, at {content['at']} UTC.")
         if (folder / "files").is_dir():
             shutil.copytree(folder / "files", run.dir, dirs_exist_ok=True)
         return str(content["at"])
@@ -134,15 +136,23 @@ class Unfinished:
         partial.rename(final)
 
     def clear(self) -> None:
-        """The run is through: nothing is left to continue, in this run or in older ones."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        """Nothing is left of this run to continue."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
 
 
 def code_sha256() -> str:
-    """Hash of the capstone's code and of the learner's files that replace ours."""
+    """Hash of our code, policies, plans and templates, and of the learner's files over them."""
     digest = hashlib.sha256()
-    for path in [*sorted((ROOT / "capstone").glob("*.py")), *overlaid_files()]:
-        digest.update(path.name.encode())
+    ours = [
+        path
+        for folder in ("capstone", "common", "labs")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in CODE and path.is_file()
+    ]
+    for path in [*ours, *overlaid_files()]:
+        digest.update(str(path).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

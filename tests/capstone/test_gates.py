@@ -109,7 +109,7 @@ def test_a_failed_gate_is_named() -> None:
 def test_a_verdict_is_read_as_it_was_written(tmp_path: Path, candidate: dict[str, float]) -> None:
     """NaN has no place in JSON: it becomes null, and fails again when it is read."""
     verdict = gates.judge(candidate, REFERENCE, BOTH)
-    read = gates.read_verdict(gates.write_verdict(verdict, tmp_path / "quality.json"))
+    read = gates.read_verdict(gates.write_verdict(verdict, tmp_path / "quality.json"), BOTH)
     assert read.passed == verdict.passed
     assert read.failed == verdict.failed
 
@@ -126,7 +126,7 @@ def test_an_edited_verdict_is_refused(tmp_path: Path, edit: str) -> None:
         content["gates"][0]["passed"] = True
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="edited"):
-        gates.read_verdict(path)
+        gates.read_verdict(path, BOTH)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"gates": []}', '{"gates": [{"name": "x"}]}'])
@@ -134,4 +134,12 @@ def test_a_file_that_is_no_verdict_is_refused(tmp_path: Path, text: str) -> None
     path = tmp_path / "quality.json"
     path.write_text(text)
     with pytest.raises(InputError, match="no verdict"):
-        gates.read_verdict(path)
+        gates.read_verdict(path, BOTH)
+
+
+def test_a_verdict_by_other_gates_is_refused(tmp_path: Path) -> None:
+    """A file with one easy gate would pass anything."""
+    easy = (gates.Gate("ndcg", "ndcg_at_10", ">=", 0.0),)
+    verdict = gates.judge({"ndcg_at_10": 0.0}, {}, easy)
+    with pytest.raises(InputError, match="other gates"):
+        gates.read_verdict(gates.write_verdict(verdict, tmp_path / "quality.json"))

@@ -57,7 +57,8 @@ def test_a_finished_stage_is_replayed_into_another_run(tmp_path: Path, space: Wo
         assert second.results.metrics[name] == first.results.metrics[name], name
     assert "before.stage" not in second.results.metrics
     assert second.results.unmeasured == {"C.x": "too small"}
-    assert second.notes == ["a note"]
+    assert second.notes[0] == "a note"
+    assert "finished by an earlier process" in second.notes[1]
     assert [figure.caption for figure in second.figures] == ["a figure"]
     assert second.figures[0].path.is_file()
     assert (second.dir / "logs" / "a.log").read_text() == "line"

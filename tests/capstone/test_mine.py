@@ -49,7 +49,7 @@ def test_start_check_solve_check_and_the_capstone_runs_on_it(tmp_path: Path) -> 
     assert "course hint 5.1" in unsolved.stdout
 
     stub_run = run(
-        "capstone", *SMALL, "--mine", "--out", str(out), "--stages", "train,distill",
+        "capstone", *SMALL, "--mine", "--out", str(out), "--stages", "train,retrieval,distill",
         env={"LABS_WORK": str(work)},
     )  # fmt: skip
     assert stub_run.returncode == 1

@@ -114,6 +114,7 @@ class Workspace:
                     f"stage {name!r} was made from an earlier {source!r}, which has been run "
                     f"again since; run --stages {name} again"
                 )
+            self.need(source)  # and that from nothing that was replaced
         return self.folder / name
 
     def identity(self, name: str) -> str | None:

@@ -142,3 +142,16 @@ def test_a_damaged_record_says_which_stage_to_repeat(tmp_path: Path) -> None:
     (workspace(tmp_path).folder / "train" / "stage.json").write_text("{")
     with pytest.raises(RunError, match="--stages train"):
         workspace(tmp_path).need("train")
+
+
+def test_a_stage_made_from_something_stale_is_refused_however_far_back(tmp_path: Path) -> None:
+    """encoder -> index -> re-ranking: a new index makes what was chosen with the old one stale."""
+    space = workspace(tmp_path)
+    for name, source in (("index", ()), ("rerank", ("index",)), ("fairness", ("rerank",))):
+        with space.stage(name, *source):
+            pass
+    assert space.need("fairness").is_dir()
+    with space.stage("index"):
+        pass
+    with pytest.raises(InputError, match="'rerank' was made from an earlier 'index'"):
+        space.need("fairness")

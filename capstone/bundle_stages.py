@@ -215,10 +215,11 @@ def bundles(c: Context) -> None:
             "sources": retrieved / "sources.npz",
             "catalogue": folder / "catalogue.npz",
         }
-        made = [
-            bundle.assemble(folder / name, shared | _own(exported, name, ranker), facts)
-            for name, ranker in (("reference", "teacher"), ("champion", "student.int8"))
-        ]
+        made = []
+        for name, ranker in (("reference", "teacher"), ("champion", "student.int8")):
+            own = _own(exported, name, ranker)
+            own["card"] = _write_card(folder / f"{name}.card.md", name, facts, own["quality"])
+            made.append(bundle.assemble(folder / name, shared | own, facts))
         archive_rankers(made, folder / "store")
         size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
         c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
@@ -230,6 +231,32 @@ def _own(exported: Path, name: str, ranker: str) -> dict[str, Path]:
         "calibration": exported / f"{name}.calibration.json",
         "quality": exported / f"{name}.quality.json",
     }
+
+
+def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Path:
+    """What goes with the bundle itself; the run's model card has what was measured of it live."""
+    from capstone.gates import read_verdict
+
+    rows = [
+        f"| {each.gate.name} | {each.value:.4g} | {each.gate.op} {each.gate.limit:g} | "
+        f"{'passed' if each.passed else 'failed'} |"
+        for each in read_verdict(quality).outcomes
+    ]
+    weights = ", ".join(f"{head} {weight:g}" for head, weight in facts.weights.as_json().items())
+    lines = [
+        f"# Feed ranker, {name}",
+        "",
+        "Orders films of MovieLens 100K for its users: an example of a course, not fit for",
+        f"decisions about people. Split `{facts.split_sha256[:16]}`,",
+        f"encoder `{facts.checkpoint[:16]}`.",
+        f"The value's weights: {weights}. Creators are simulated.",
+        "",
+        "| gate | value | must be | |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def register(c: Context) -> None:

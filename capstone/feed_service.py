@@ -65,9 +65,7 @@ class FeedService:
             on_error=lambda kind, count: self.metrics.log_errors.labels(kind).inc(count),
         )
         self.ids, self.served = RequestIds(secret), ServedRequests()
-        self.breaker = CircuitBreaker(
-            failures=config.breaker_failures, cooldown_s=config.breaker_cooldown_s
-        )
+        self.breakers: list[CircuitBreaker] = []
         self.withdrawn = Withdrawn(Path(config.log) / "withdrawn.json")
         self.draining = False
         self.in_flight = 0
@@ -101,7 +99,7 @@ class FeedService:
                 if self._connection
                 else LocalScorer(loaded.bundle.ranker)
             )
-            self.arms.add(self._arm(name, loaded, scorer, self.breaker))
+            self.arms.add(self._arm(name, loaded, scorer))
         self.arms.restore()
         self.arms.change(self.arms.settings)
         await self._warm_up()
@@ -260,12 +258,9 @@ class FeedService:
         if not folder.is_relative_to(root) or folder == root:
             raise HttpError(403, "folder must be below the gateway's bundle root")
         try:
-            loaded = await asyncio.to_thread(self._load, folder)
+            loaded = await asyncio.to_thread(self._load, folder, judged=True)
             name = asked.arm or arm_name(len(self.arms))
-            breaker = CircuitBreaker(
-                failures=self.config.breaker_failures, cooldown_s=self.config.breaker_cooldown_s
-            )
-            self.arms.add(self._arm(name, loaded, LocalScorer(loaded.bundle.ranker), breaker))
+            self.arms.add(self._arm(name, loaded, LocalScorer(loaded.bundle.ranker)))
         except InputError as error:
             raise HttpError(409, str(error)) from error
         return self.arms.described()[-1]
@@ -299,7 +294,7 @@ class FeedService:
         return api.Readiness(
             ready=not self.draining and len(self.arms) > 0,
             draining=self.draining,
-            scorer="failing" if self.breaker.open else "ok",
+            scorer="failing" if any(each.open for each in self.breakers) else "ok",
             user_state="degraded" if self.state.degraded else "ok",
         )
 
@@ -331,17 +326,25 @@ class FeedService:
         """Set the gauges that are read at a scrape."""
         self.metrics.pending.set(self.events.pending)
         self.metrics.in_flight.set(self.in_flight)
-        self.metrics.breaker_open.set(self.breaker.open)
+        self.metrics.breaker_open.set(any(each.open for each in self.breakers))
         self.metrics.state_degraded.set(self.state.degraded)
 
-    def _load(self, folder: Path) -> LoadedBundle:
+    def _load(self, folder: Path, *, judged: bool = False) -> LoadedBundle:
         try:
-            return loaded_bundle.load(folder)
+            loaded = loaded_bundle.load(folder)
+            if judged:
+                loaded_bundle.require_gates(loaded.bundle)
+            return loaded
         except Mismatch as error:
             self.metrics.mismatch.labels(error.part).inc()
             raise
 
-    def _arm(self, name: str, loaded: LoadedBundle, scorer: Scorer, breaker: CircuitBreaker) -> Arm:
+    def _arm(self, name: str, loaded: LoadedBundle, scorer: Scorer) -> Arm:
+        # One of its own: a candidate that hangs must not make the champion fall back.
+        breaker = CircuitBreaker(
+            failures=self.config.breaker_failures, cooldown_s=self.config.breaker_cooldown_s
+        )
+        self.breakers.append(breaker)
         pipeline = build_pipeline(
             loaded,
             arm=name,

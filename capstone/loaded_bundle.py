@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from capstone import bundle as bundles
-from capstone import calibration
+from capstone import calibration, gates
 from capstone.bundle import Bundle
 from capstone.calibration import Platt
 from capstone.catalogue import Catalogue
@@ -90,6 +90,24 @@ class LoadedBundle:
         """Items nearest to a query, best first: at most ``count``."""
         _, ids = search(self.index, query, min(self.index.ntotal, count))
         return ids[0]
+
+
+def require_gates(bundle: Bundle) -> None:
+    """Refuse a bundle that was judged and did not pass.
+
+    Raises
+    ------
+    Mismatch
+        Part ``gates``: a gate failed, or the verdict is damaged, edited or of other gates.
+    """
+    if not bundle.quality.exists():
+        return
+    try:
+        failed = gates.read_verdict(bundle.quality).failed
+    except InputError as error:
+        raise Mismatch("gates", f"bundle {bundle.version}: {error}") from error
+    if failed:
+        raise Mismatch("gates", f"bundle {bundle.version} failed its gates: {', '.join(failed)}")
 
 
 def load(folder: Path) -> LoadedBundle:

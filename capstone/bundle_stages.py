@@ -153,7 +153,7 @@ def fairness(c: Context) -> None:
     c.run.metric("fairness.mitigated", int(mitigated), unit="flag")
     c.run.metric("fairness.blocked_before", int(not before.promote), unit="flag")
     c.run.metric("fairness.blocked", int(not verdict.promote), unit="flag")
-    c.run.note(f"Fairness gate on what is served. {verdict.text}")
+    c.run.note("Fairness gate on what is served. " + "; ".join(verdict.text.splitlines()) + ".")
     c.run.figure(
         "fairness-users", figures_fairness.draw_user_groups(served),
         caption="NDCG@10 of the served feed by group of users, with 95 % intervals.",

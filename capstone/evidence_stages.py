@@ -101,6 +101,12 @@ def evidence(c: Context) -> None:
         c.run.metric(f"rollout.{name}.exposed", each.exposed, unit="sessions", n=each.n)
     for name, value, unit, n in experiment_study.metrics(found):
         c.run.metric(name, value, unit=unit, n=n, how="simulated")
+    for name, stop in found.stops.items():
+        if stop.report.hour is None:
+            c.run.metric(
+                f"stop.{name}.hours", None, unit="hours",
+                reason="it was not stopped while it was watched",
+            )  # fmt: skip
     designs = found.designs
     c.run.metric(
         "interleaving.preference", designs.preference.effect, unit="simulated clicks",

@@ -261,6 +261,7 @@ def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Pa
 
 def register(c: Context) -> None:
     """The champion into the registry (MLflow), if every gate and the fairness gate let it."""
+    from capstone import figures_ranking
     from capstone.gates import read_verdict
     from capstone.registry import Registry
     from capstone.serving import archive_rankers
@@ -276,6 +277,10 @@ def register(c: Context) -> None:
             unit="ratio", how=f"{each.gate.metric}{of}, {limit}",
             reason="" if np.isfinite(each.value) else "not finite",
         )  # fmt: skip
+    c.run.figure(
+        "gates", figures_ranking.draw_gates(verdict),
+        caption="Each gate's value in units of its limit.",
+    )  # fmt: skip
     c.run.metric("gates.failed", len(verdict.failed), unit="count", n=len(verdict.outcomes))
     passed = verdict.passed and gate["promote"]
     registry = Registry.at(c.workspace.folder / REGISTRY)

@@ -33,7 +33,7 @@ MODEL = (
            "sources.gain_recall.low", ">", 0.0),
     _claim("C.exposure", "small (simulated) creators are shown at least 80 % of their share",
            "fairness.small_creators.low", ">=", 0.80),
-    _claim("C.isolation", "a score depends on no other candidate: largest change at most 1e-6",
+    _claim("C.isolation", "target-aware ranker: a score depends on no other candidate, to 1e-6",
            "impressions.isolation_max_change", "<=", 1e-6),
     _claim("C.billion", "1B+ parameters trained on the simulated world",
            "impressions.parameters", ">=", ONE_BILLION),
@@ -72,7 +72,7 @@ EVIDENCE = (
            "rollout.harmful.stopped", ">=", 0.95),
     _claim("C.equal", "an arm that changes nothing is promoted in at most 5 % of its rollouts",
            "rollout.equal.promoted", "<=", 0.05),
-    _claim("C.interleaving", "interleaving agrees with the A/B test's sign",
+    _claim("C.interleaving", "interleaving finds the sign of the simulated true effect",
            "interleaving.agrees", "==", 1),
 )  # fmt: skip
 CLAIMS = MODEL + SERVICE + EVIDENCE

@@ -132,6 +132,14 @@ def evidence(c: Context) -> None:
         caption="Simulated rollouts: weight and evidence of a good and of a harmful candidate.",
     )  # fmt: skip
     c.run.figure(
+        "rollouts", figures_experiment.draw_characteristics(found.rollouts),
+        caption="What became of each candidate over many simulated rollouts.",
+    )  # fmt: skip
+    c.run.figure(
+        "aa", figures_experiment.draw_aa(aa),
+        caption="Alarms in simulated A/A tests: one look, ten naive looks, ten always-valid looks.",
+    )  # fmt: skip
+    c.run.figure(
         "reconciliation", figures_experiment.draw_reconciliation(found),
         caption="A/B test, interleaving and off-policy estimates beside the simulated truth.",
     )  # fmt: skip

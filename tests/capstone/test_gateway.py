@@ -133,10 +133,14 @@ def test_a_reaction_changes_the_next_feed_and_is_in_the_log(made: Path, tmp_path
 
 def test_an_answer_says_why_each_item_is_there(made: Path, tmp_path: Path) -> None:
     async def talk(client: Client, admin: Client) -> dict[str, Any]:
-        answer: dict[str, Any] = (await client.post("/feed", json={"user_id": 3, "k": 50})).json()
-        return answer
+        answers = [
+            (await client.post("/feed", json={"user_id": user, "k": 50})).json()
+            for user in [*range(1, 21), 3]
+        ]
+        return {"answer": answers[-1], "timings": [each["timings_ms"] for each in answers]}
 
-    answer = asked(config(made, tmp_path), talk)
+    found = asked(config(made, tmp_path), talk)
+    answer = found["answer"]
     values = [item["value"] for item in answer["items"]]
     assert values == sorted(values, reverse=True)
     assert [item["position"] for item in answer["items"]] == list(range(len(values)))
@@ -144,11 +148,13 @@ def test_an_answer_says_why_each_item_is_there(made: Path, tmp_path: Path) -> No
     for item in answer["items"]:
         assert set(item["heads"]) == {"engage", "like", "love", "dislike"}
         assert item["propensity"] == 1.0
-    timings = answer["timings_ms"]
+    timings = dict(answer["timings_ms"])
     total = timings.pop("total")
     assert set(timings) == {"admit", "hydrate", "source", "filter", "score", "select", "log"}
-    # A share of a request of a millisecond is not the run's 5 %: any pause between stages counts.
-    assert 0.6 * total < sum(timings.values()) <= 1.001 * total
+    assert sum(timings.values()) <= 1.001 * total
+    # The median of 21: a pause of another process falls into one request, not into most of them.
+    shares = [(sum(each.values()) - each["total"]) / each["total"] for each in found["timings"]]
+    assert sorted(shares)[10] == pytest.approx(1, abs=0.05)
 
 
 def test_an_unknown_user_gets_a_cold_start_feed(made: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone start-capstone check-capstone traps-capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress clean \
+.PHONY: help setup doctor capstone start-capstone check-capstone traps-capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress assess grade release verify docs clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -90,6 +90,21 @@ traps-capstone: $(READY) ## Meet the silent failures of a feed-ranking system
 
 progress: $(READY) ## Exercises passed and deliverables measured so far
 	@$(BIN)/course progress
+
+assess: $(READY) ## The final assessment: exercises, deliverables, questions
+	@$(BIN)/course assess $(ARGS)
+
+grade: $(READY) ## Grade a folder of submissions: ARGS="SUBMISSIONS --lab lab2 --out grades"
+	@$(BIN)/course grade $(ARGS)
+
+release: $(READY) ## Write the student repository: ARGS="--out DIR"
+	@$(BIN)/course release $(ARGS)
+
+verify: $(READY) ## For authors: every exercise, lesson, link and command, and the topic table
+	@$(BIN)/course verify $(ARGS)
+
+docs: $(READY) ## Build the site of lessons, API and capstone
+	@$(BIN)/course docs $(ARGS)
 
 test: $(READY) ## Everything: unit tests, smoke runs, exercises, the system end to end
 	$(BIN)/python -m pytest -n $(TEST_PROCS) --dist loadscope $(ARGS)

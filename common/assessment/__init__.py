@@ -1,0 +1,1 @@
+"""The final assessment: exercises, deliverables and questions, reported by skill."""

@@ -1,0 +1,19 @@
+"""``course assess``: its options, and what it calls. Imports nothing heavy: --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import InputError
+
+DESCRIPTION = "the final assessment: exercises, deliverables, questions, a report by skill"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``course assess``."""
+
+
+def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
+    """Exit status as of ``course``: 0 done, 1 failed, 2 bad input (by InputError)."""
+    raise InputError("course assess is not built yet")

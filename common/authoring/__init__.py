@@ -1,0 +1,1 @@
+"""What an author must not break: exercises, lessons, links, commands, the map of the curriculum."""

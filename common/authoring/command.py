@@ -1,0 +1,19 @@
+"""``course verify``: its options, and what it calls. Imports nothing heavy: --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import InputError
+
+DESCRIPTION = "check that no exercise, lesson, link or command is broken"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``course verify``."""
+
+
+def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
+    """Exit status as of ``course``: 0 done, 1 failed, 2 bad input (by InputError)."""
+    raise InputError("course verify is not built yet")

@@ -1,0 +1,1 @@
+"""Make the repository a learner gets, and the files a grading service runs."""

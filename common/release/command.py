@@ -1,0 +1,19 @@
+"""``course release``: its options, and what it calls. Imports nothing heavy: --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import InputError
+
+DESCRIPTION = "write the student repository and the files of a grading service"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``course release``."""
+
+
+def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
+    """Exit status as of ``course``: 0 done, 1 failed, 2 bad input (by InputError)."""
+    raise InputError("course release is not built yet")

@@ -1,4 +1,4 @@
-"""``course assess``: its options, and what it calls. Imports nothing heavy: --help answers at once."""
+"""``course assess``: its options and what it calls; nothing heavy is imported here."""
 
 from __future__ import annotations
 

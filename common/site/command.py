@@ -1,4 +1,4 @@
-"""``course docs``: its options, and what it calls. Imports nothing heavy: --help answers at once."""
+"""``course docs``: its options and what it calls; nothing heavy is imported here."""
 
 from __future__ import annotations
 

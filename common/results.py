@@ -180,11 +180,15 @@ def commit() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that is either whole or absent, and safe against a power cut."""
-    text = json.dumps(value, indent=1, allow_nan=False)
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text that is either whole or absent, and safe against a power cut."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        with partial.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

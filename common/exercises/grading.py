@@ -155,31 +155,35 @@ def as_report(grades: Sequence[Grade], broken: Sequence[BrokenFile]) -> dict[str
 
 
 def as_gradescope(grades: Sequence[Grade], seconds: float) -> dict[str, Any]:
-    """The results.json that Gradescope reads: one test an exercise, all or nothing."""
-    return {
-        "score": sum(each.score for each in grades),
-        "execution_time": round(seconds),
-        "output": "Public tests only.",
-        "tests": [
-            {
-                "number": each.id,
-                "name": each.title,
-                "score": each.score,
-                "max_score": each.points,
-                "status": "passed" if each.outcome == PASSED else "failed",
-                "output": _explain(each),
-            }
-            for each in grades
-        ],
-    }
+    """The results.json that Gradescope reads, of the public tests: they are not the grade."""
+    from common.grading import gradescope
+    from common.grading.model import GradedExercise
+
+    total, most = sum(each.score for each in grades), sum(each.points for each in grades)
+    output = f"Public tests only: {total} of {most} points. They are not the grade: "
+    output += "that is taken with other random inputs."
+    exercises = [
+        GradedExercise(
+            id=each.id,
+            title=each.title,
+            lab=each.lab,
+            points=each.points,
+            status=each.outcome,
+            reason=each.reason,
+            feedback=_feedback(each),
+            tests={PASSED: len(each.tests)} if each.outcome == PASSED else {},
+        )
+        for each in grades
+    ]
+    return gradescope.as_gradescope(exercises, output=output, seconds=seconds)
 
 
-def _explain(graded: Grade) -> str:
-    if graded.outcome == PASSED:
-        return f"{len(graded.tests)} public tests passed"
-    lines = [f"{graded.outcome}: {graded.reason}"]
+def _feedback(graded: Grade) -> str:
+    """Test, expectation and why it matters, of each test that failed."""
+    blocks = []
     for test in graded.tests:
         if test.outcome == FAILED:
-            lines += ["", f"Test: {test.sentence}", f"Expected: {test.reason}"]
+            lines = [f"Test: {test.sentence}", f"Expected: {test.reason}"]
             lines += [f"Why it matters: {test.doc}"] if test.doc else []
-    return "\n".join(lines)
+            blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from common.exercises.cli import main
@@ -401,7 +402,8 @@ def test_gradescope_gets_its_fields(tree: Path) -> None:
     assert written["score"] == 4
     assert [test["number"] for test in written["tests"]] == ["5.2", "5.3", "5.10"]
     double, shout, triple = written["tests"]
-    assert set(double) == {"number", "name", "score", "max_score", "status", "output"}
+    schema = json.loads((ROOT / "tests/common/gradescope.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(written, schema)
     assert (double["name"], double["score"], double["max_score"]) == ("Double", 0, 3)
     assert double["status"] == "failed"
     assert "double(2) gives 2, expected 4" in double["output"]

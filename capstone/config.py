@@ -83,6 +83,8 @@ class Config:
     """Items that retrieval hands to the ranker."""
     random_split_epochs: int = 40
     """Passes over the training interactions of the random 8:1:1 split."""
+    impression_shards: int = 0
+    """Shards of simulated impressions that the target-aware ranker trains on; 0: the scale's."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""
     start_qps: float = 100.0
@@ -135,6 +137,8 @@ class Config:
         ):  # fmt: skip
             value = getattr(self, name)
             require(value >= least, _option(name), value, f"must be at least {least}")
+        require(self.impression_shards >= 0, "--impression-shards", self.impression_shards,
+                "must be at least 0")  # fmt: skip
         require(1 <= self.feed_length <= 50, "--feed-length", self.feed_length, "must be 1 to 50")
         require(0 <= self.port <= 65535, "--port", self.port, "must be from 0 to 65535")
 

@@ -36,8 +36,8 @@ class Batch:
     weight : float [B, C]
         1 for a row, 0 for filling.
     rows : float
-        The usual number of rows of all ranks' batches, divided by the ranks. Losses are summed and
-        divided by it, so that their mean over ranks does not depend on the number of ranks.
+        The usual number of rows of a step, divided by the ranks and their micro-batches. Losses are
+        summed and divided by it, so that their mean does not depend on the number of either.
     """
 
     requests: Requests
@@ -62,6 +62,8 @@ class ReadingPlan:
         Parts of a shard; divides ``config.shard_lists``.
     share
         Of the rows without any reaction that are kept; see :mod:`capstone.downsampling`.
+    micro_lists
+        Lists of one forward pass at most; a step with more accumulates. 0 takes all at once.
     """
 
     config: ImpressionConfig
@@ -69,6 +71,7 @@ class ReadingPlan:
     lanes: int = 8
     steps_per_shard: int = 8
     share: float = 0.1
+    micro_lists: int = 0
 
     def __post_init__(self) -> None:
         check_share(self.share)
@@ -84,6 +87,7 @@ class ReadingPlan:
             "steps_per_shard", self.steps_per_shard,
             f"must divide shard_lists = {self.config.shard_lists}",
         )  # fmt: skip
+        require(self.micro_lists >= 0, "micro_lists", self.micro_lists, "must be at least 0")
 
     @property
     def steps(self) -> int:
@@ -142,16 +146,22 @@ class ReadingPlan:
         first = cached_shard(self.config, 0)
         return first, kept(self.row_ids(0, slice(0, first.n)), reacted(first), self.share)
 
-    def batch(self, step: int, rank: int, world: int, device: torch.device | str) -> Batch:
-        """The rank's batch of a step."""
+    def micro_batches(self, world: int) -> int:
+        """Batches a step of every rank: those of the rank with the most lanes."""
+        lists = -(-self.lanes // world) * (self.config.shard_lists // self.steps_per_shard)
+        return -(-lists // self.micro_lists) if self.micro_lists else 1
+
+    def batches(self, step: int, rank: int, world: int, device: torch.device | str) -> list[Batch]:
+        """The rank's micro-batches of a step: whole lists, as many on every rank."""
         impressions, mask = self.read(step, rank, world)
-        requests, labels, weight = pack(impressions, mask)
-        return Batch(
-            requests.on(device),
-            labels.to(device),
-            weight.to(device),
-            self.usual_rows() / world,
-        )
+        lists = np.append(np.flatnonzero(impressions.position == 0), impressions.n)
+        count = self.micro_batches(world)
+        usual, found = self.usual_rows() / world / count, []
+        for part in np.array_split(np.arange(len(lists) - 1), count):
+            rows = slice(int(lists[part[0]]), int(lists[part[-1] + 1]))
+            requests, labels, weight = pack(take(impressions, rows), mask[rows])
+            found.append(Batch(requests.on(device), labels.to(device), weight.to(device), usual))
+        return found
 
 
 @lru_cache(maxsize=128)

@@ -17,6 +17,7 @@ def impressions(c: Context) -> None:
     ):
         found = study_impressions(
             folder, scale=c.run.scale, procs=c.run.procs, device=c.run.device, seed=c.run.seed,
+            shards=c.config.impression_shards,
             on_progress=lambda done, total, loss: bar.update(done, f"{total} steps, {loss:.3f}"),
         )  # fmt: skip
     trained = found.trained

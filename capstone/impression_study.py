@@ -68,18 +68,26 @@ class StudySize:
         )  # fmt: skip
 
 
-def _plan(train_shards: int, lanes: int, steps: int, share: float, **config: float) -> ReadingPlan:
+def _plan(
+    train_shards: int,
+    lanes: int,
+    steps: int,
+    share: float,
+    micro_lists: int = 0,
+    **config: float,
+) -> ReadingPlan:
     return ReadingPlan(
         ImpressionConfig(**config),  # type: ignore[arg-type]
         train_shards,
         lanes,
         steps,
         share,
+        micro_lists,
     )
 
 
 def study_size(scale: str, seed: int = 0) -> StudySize:
-    """What each scale does; full needs several GPUs and has not been run."""
+    """What each scale does; full needs GPUs, and hours of them for all of its shards."""
     if scale == "smoke":
         plan = _plan(
             4, 2, 8, 0.2, n_users=2000, n_items=3000, n_impressions=80_000,
@@ -93,10 +101,10 @@ def study_size(scale: str, seed: int = 0) -> StudySize:
         )  # fmt: skip
         return StudySize("small", plan, 8, 12, 3e-3, tail=8)
     plan = _plan(
-        2400, 64, 32, 0.1, n_users=10_000_000, n_items=100_000, n_impressions=102_400_000,
-        history_length=255, shard_lists=4096, seed=seed,
+        2400, 16, 128, 0.1, micro_lists=128, n_users=10_000_000, n_items=100_000,
+        n_impressions=102_400_000, history_length=255, shard_lists=4096, seed=seed,
     )  # fmt: skip
-    return StudySize("full", plan, 4, 6, 3e-4, tail=8, precision="bf16")
+    return StudySize("full", plan, 2, 2, 3e-4, tail=8, precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,7 @@ def study_impressions(
     procs: int,
     device: str,
     seed: int = 0,
+    shards: int = 0,
     on_progress: Callable[[int, int, float], None] | None = None,
 ) -> ImpressionStudy:
     """Train, resume, calibrate and judge; weights and ``calibration.json`` are left in ``folder``.
@@ -189,11 +198,16 @@ def study_impressions(
         ``"smoke"``, ``"standard"`` or ``"full"``.
     procs, device
         Ranks, and ``"cpu"`` or ``"cuda"``.
+    shards
+        Training shards, where fewer than the scale's are wanted; 0 takes them all.
     on_progress
         See ``train_impressions``.
     """
+    size = study_size(scale, seed)
+    if shards:
+        size = replace(size, plan=replace(size.plan, train_shards=shards))
     return study(
-        folder, study_size(scale, seed),
+        folder, size,
         scale=scale, procs=procs, device=device, seed=seed, on_progress=on_progress,
     )  # fmt: skip
 
@@ -274,9 +288,17 @@ def resume_difference(
 
 @torch.no_grad()
 def predict(
-    model: TargetRanker, rows: Impressions, *, lists: int = 512, at_the_top: bool = False
+    model: TargetRanker,
+    rows: Impressions,
+    *,
+    lists: int = 512,
+    at_the_top: bool = False,
+    exact: bool = False,
 ) -> Scores:
-    """Probabilities of each head [n], where the rows were shown or as serving scores them."""
+    """Probabilities of each head [n], where the rows were shown or as serving scores them.
+
+    A GPU multiplies in bf16 unless ``exact``.
+    """
     starts = np.append(np.flatnonzero(rows.position == 0), rows.n)
     device = model.head.weight.device
     parts: list[Scores] = []
@@ -285,7 +307,10 @@ def predict(
         part = take(rows, slice(int(starts[first]), int(starts[last])))
         requests, _, weight = pack(part, np.ones(part.n, dtype=bool))
         asked = requests.at_the_top() if at_the_top else requests
-        found = scores_of(model, asked.on(device))
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=device.type == "cuda" and not exact
+        ):
+            found = scores_of(model, asked.on(device))
         real = weight.numpy() > 0
         parts.append({head: p[real] for head, p in found.items()})
     return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
@@ -308,7 +333,7 @@ def oracle(config: ImpressionConfig, rows: Impressions) -> Scores:
 
 def isolation_difference(model: TargetRanker, rows: Impressions) -> float:
     """Largest change of a probability between whole lists together and each row on its own."""
-    together = predict(model, rows)
+    together = predict(model, rows, exact=True)
     requests, _, _ = pack(
         replace(rows, position=np.zeros_like(rows.position)), np.full(rows.n, True)
     )

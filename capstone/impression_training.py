@@ -129,13 +129,13 @@ class Meter:
     tokens: list[int] = field(default_factory=list)
     longest: int = 1
 
-    def count(self, batch: Batch) -> Batch:
-        lists, candidates = batch.weight.shape
-        length = batch.requests.history.shape[1] + candidates
-        self.rows.append(float(batch.weight.sum()))
-        self.tokens.append(lists * length)
-        self.longest = max(self.longest, length)
-        return batch
+    def count(self, batches: list[Batch]) -> list[Batch]:
+        self.rows.append(sum(float(batch.weight.sum()) for batch in batches))
+        lengths = [batch.requests.history.shape[1] + batch.weight.shape[1] for batch in batches]
+        lists = [len(batch.weight) for batch in batches]
+        self.tokens.append(sum(n * length for n, length in zip(lists, lengths, strict=True)))
+        self.longest = max(self.longest, *lengths)
+        return batches
 
     def tick(self) -> None:
         synchronise(self.device)
@@ -204,7 +204,7 @@ def train_on(ranks: Ranks, job: ImpressionJob) -> None:
     total = job.plan.steps
 
     def batches(step: int, rank: int, world: int) -> list[Batch]:
-        return [meter.count(job.plan.batch(step, rank, world, ranks.device))]
+        return meter.count(job.plan.batches(step, rank, world, ranks.device))
 
     def on_step(done: int, result: StepResult) -> None:
         meter.tick()

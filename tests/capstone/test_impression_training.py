@@ -82,14 +82,24 @@ def test_every_impression_is_read_once_also_when_the_number_of_ranks_changes(
 
 
 @quick
-@given(st.integers(0, PLAN.steps - 1), st.sampled_from([2, 3, 4]))
-def test_the_ranks_gradients_add_up_to_those_of_one_process(step: int, world: int) -> None:
-    """The loss of a step is the same sum over rows, whoever holds them."""
+@given(st.integers(0, PLAN.steps - 1), st.sampled_from([1, 2, 3, 4]), st.sampled_from([0, 3, 50]))
+def test_the_ranks_losses_add_up_to_that_of_one_process(step: int, world: int, micro: int) -> None:
+    """The loss of a step is the same sum over rows, whoever holds them and in how many batches.
+
+    Training averages the micro-batches of a rank, and then the ranks.
+    """
     torch.manual_seed(0)
     model = TargetRanker(SIZES["tiny"], PLAN.vocabulary)
     model.init_weights(0, PLAN.usual_rates())
-    whole = impression_loss(model, PLAN.batch(step, 0, 1, "cpu"))
-    parts = [impression_loss(model, PLAN.batch(step, rank, world, "cpu")) for rank in range(world)]
+    (batch,) = PLAN.batches(step, 0, 1, "cpu")
+    whole = impression_loss(model, batch)
+    plan = replace(PLAN, micro_lists=micro)
+    ranks = [plan.batches(step, rank, world, "cpu") for rank in range(world)]
+    assert {len(batches) for batches in ranks} == {plan.micro_batches(world)}
+    parts = [
+        torch.stack([impression_loss(model, batch) for batch in batches]).mean()
+        for batches in ranks
+    ]
     mean = float(torch.stack(parts).mean().detach())
     assert mean == pytest.approx(float(whole.detach()), rel=1e-5)
 

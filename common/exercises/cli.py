@@ -32,7 +32,7 @@ INSTRUCTORS = {
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
     """The console script. Exit status: 0 done; 1 tests failed; 2 bad arguments or input."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = build_parser().parse_args(argv)
         root = root or catalog.find_root()
         work = Path(arguments.work).resolve() if arguments.work else root / "work"
         status: int = arguments.command(arguments, root, work)
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(prog="course", description=DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

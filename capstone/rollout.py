@@ -10,17 +10,16 @@ and the same weight set twice changes nothing.
 
 Lab 4's controller watches shares of bad requests of a model. A feed has to *win* as well, and its
 first step serves nobody, so this one decides by another rule on other windows; the verdicts, the
-confidence sequences and the order "remember, then act" are the lab's.
+confidence sequences and the journal ("remember, then act") are the lab's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -35,8 +34,7 @@ from capstone.rollout_decision import (
     next_action,
 )
 from common.errors import InputError, RunError, require
-from common.results import write_json
-from labs.lab4_model_serving.rollout import Status
+from labs.lab4_model_serving.rollout import Journal, Status, fingerprint_of
 from labs.lab6_online_eval.experiment import STRICT
 
 PLAN = Path(__file__).parent / "experiments" / "rollout.toml"
@@ -67,7 +65,7 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """A hash of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self)
 
 
 def read_plan(path: Path = PLAN) -> Plan:
@@ -172,13 +170,9 @@ class Controller:
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.plan, self._traffic, self._file, self._sleep = plan, traffic, state_file, sleep
-        self._state = _State(plan.fingerprint)
-        self._trace_file = state_file.with_suffix(".trace.jsonl")
-        self.trace: list[Look] = []
-        if state_file.exists():
-            self._state = _read_state(state_file, plan)
-            self.trace = _read_trace(self._trace_file)
+        self.plan, self._traffic, self._sleep = plan, traffic, sleep
+        self._journal = Journal(state_file, _State, _look)
+        self._state, self.trace = self._journal.open(_State(plan.fingerprint), len(plan.steps))
         self._applied = False
 
     @property
@@ -290,36 +284,14 @@ class Controller:
         self._applied = True
 
     def _remember(self, look: Look) -> None:
-        with self._trace_file.open("a" if self.trace else "w", encoding="utf-8") as stream:
-            # The line break comes first: half a line of a killed controller spoils no other.
-            stream.write("\n" + json.dumps(asdict(look)))
+        self._journal.remember(look, first=not self.trace)
         self.trace.append(look)
 
     def _save(self) -> None:
-        write_json(self._file, asdict(self._state))
+        self._journal.save(self._state)
 
 
-def _read_state(path: Path, plan: Plan) -> _State:
-    try:
-        state = _State(**json.loads(path.read_text(encoding="utf-8")))
-        plan.steps[state.step]
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path} is no rollout's state: {error!r}") from error
-    if state.fingerprint != plan.fingerprint:
-        raise InputError(
-            f"{path} is the state of another rollout; end that one, or choose another file"
-        )
-    return state
-
-
-def _read_trace(path: Path) -> list[Look]:
-    looks = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            content: dict[str, Any] = json.loads(line)
-            arms = {name: ArmWindow(**content[name]) for name in ("champion", "candidate")}
-            success = content["success"]
-            looks.append(Look(**content | arms | {"success": success and tuple(success)}))
-        except (ValueError, TypeError, KeyError):
-            continue  # the line that was being written when the controller was killed
-    return looks
+def _look(content: dict[str, Any]) -> Look:
+    arms = {name: ArmWindow(**content[name]) for name in ("champion", "candidate")}
+    success = content["success"]
+    return Look(**content | arms | {"success": success and tuple(success)})

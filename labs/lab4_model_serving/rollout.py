@@ -11,11 +11,11 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from common.errors import InputError, RunError, require
 from common.results import write_json
@@ -74,7 +74,12 @@ class Rollout:
     @property
     def fingerprint(self) -> str:
         """A hash of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self)
+
+
+def fingerprint_of(plan: Any) -> str:
+    """A hash of everything in a plan (a dataclass): a changed one is another rollout."""
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_rollout(path: Path) -> Rollout:
@@ -138,6 +143,75 @@ class Look:
     reason: str
 
 
+class State(Protocol):
+    """What any rollout's state has."""
+
+    fingerprint: str
+    step: int
+
+
+S = TypeVar("S", bound=State)
+L = TypeVar("L")
+
+
+class Journal(Generic[S, L]):
+    """What a controller has on disk: its state, whole, and beside it a line for every look.
+
+    Parameters
+    ----------
+    file
+        Of the state; the looks are in ``<name>.trace.jsonl``.
+    state, look
+        Make a state, and a look, of what was written of it as JSON.
+    """
+
+    def __init__(
+        self, file: Path, state: Callable[..., S], look: Callable[[dict[str, Any]], L]
+    ) -> None:
+        self._file, self._trace = file, file.with_suffix(".trace.jsonl")
+        self._make_state, self._make_look = state, look
+
+    def open(self, fresh: S, steps: int) -> tuple[S, list[L]]:
+        """The state and the looks of an earlier process; ``fresh`` and none when there was none.
+
+        Raises
+        ------
+        InputError
+            The file is of another rollout, or none.
+        """
+        if not self._file.exists():
+            return fresh, []
+        try:
+            state = self._make_state(**json.loads(self._file.read_text(encoding="utf-8")))
+            require(0 <= state.step < steps, "step", state.step, f"must be below {steps}")
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self._file} is no rollout's state: {error!r}") from error
+        if state.fingerprint != fresh.fingerprint:
+            raise InputError(
+                f"{self._file} is the state of another rollout; end that one, or choose another "
+                "file"
+            )
+        return state, list(self._looks())
+
+    def save(self, state: S) -> None:
+        """Write the state: whole, or not at all."""
+        write_json(self._file, asdict(state))  # type: ignore[call-overload]
+
+    def remember(self, look: L, *, first: bool) -> None:
+        """Add a look; the ``first`` of a rollout begins the file."""
+        with self._trace.open("w" if first else "a", encoding="utf-8") as stream:
+            # The line break comes first: half a line of a killed controller spoils no other.
+            stream.write("\n" + json.dumps(asdict(look)))  # type: ignore[call-overload]
+
+    def _looks(self) -> Iterator[L]:
+        text = self._trace.read_text(encoding="utf-8") if self._trace.exists() else ""
+        for line in text.splitlines():
+            try:
+                yield self._make_look(json.loads(line))
+            except (ValueError, TypeError, KeyError):
+                continue  # the line that was being written when the controller was killed
+
+
 @dataclass
 class _State:
     fingerprint: str
@@ -175,14 +249,12 @@ class Controller:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.rollout, self._traffic, self._file = rollout, traffic, state_file
+        self.rollout, self._traffic = rollout, traffic
         self._clock, self._sleep = clock, sleep
         now = clock()
-        self._state = _State(rollout.fingerprint, began=now, step_began=now)
-        if state_file.exists():
-            self._state = _read_state(state_file, rollout)
-        self._trace_file = state_file.with_suffix(".trace.jsonl")
-        self.trace = _read_trace(self._trace_file) if state_file.exists() else []
+        self._journal = Journal(state_file, _State, _look)
+        fresh = _State(rollout.fingerprint, began=now, step_began=now)
+        self._state, self.trace = self._journal.open(fresh, len(rollout.steps))
 
     @property
     def status(self) -> Status:
@@ -306,35 +378,13 @@ class Controller:
         self._save()
 
     def _remember(self, look: Look) -> None:
-        with self._trace_file.open("a" if self.trace else "w", encoding="utf-8") as stream:
-            # The line break comes first: half a line of a killed controller spoils no other.
-            stream.write("\n" + json.dumps(asdict(look)))
+        self._journal.remember(look, first=not self.trace)
         self.trace.append(look)
 
     def _save(self) -> None:
-        write_json(self._file, asdict(self._state))
+        self._journal.save(self._state)
 
 
-def _read_state(path: Path, rollout: Rollout) -> _State:
-    try:
-        state = _State(**json.loads(path.read_text(encoding="utf-8")))
-        rollout.steps[state.step]
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is no rollout's state: {error!r}") from error
-    if state.fingerprint != rollout.fingerprint:
-        raise InputError(
-            f"{path} is the state of another rollout; end that one, or choose another file"
-        )
-    return state
-
-
-def _read_trace(path: Path) -> list[Look]:
-    looks = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            content = json.loads(line)
-            windows = {name: Window(**content[name]) for name in ("new", "old")}
-            looks.append(Look(**{**content, **windows}))
-        except (ValueError, TypeError, KeyError):
-            continue  # the line that was being written when the controller was killed
-    return looks
+def _look(content: dict[str, Any]) -> Look:
+    windows = {name: Window(**content[name]) for name in ("new", "old")}
+    return Look(**{**content, **windows})

@@ -56,7 +56,8 @@ class Strict(BaseModel):
 
 
 class FeedQuery(Strict):
-    """``unit_id`` is what an experiment randomises; it is the user unless given."""
+    """``unit_id`` is what an experiment randomises; it is the user unless given. ``variant`` asks
+    for an arm, past the assignment: for the admin's token only."""
 
     user_id: Whole = Field(ge=1, le=MAX_ID)
     k: Whole = Field(default=10, ge=1, le=MAX_K)

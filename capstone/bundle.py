@@ -32,7 +32,15 @@ PARTS = {
     "calibration": "calibration.json",
 }
 """What every bundle holds: the name of a part and of its file or folder."""
-OPTIONAL = {"quality": "quality.json", "card": "card.md"}
+OPTIONAL = {
+    "quality": "quality.json",
+    "fairness": "fairness_gate.json",
+    "references": "references.json",
+    "card": "card.md",
+}
+"""Verdicts of the gates, the scores that drift is measured against, and the card."""
+JUDGED = ("encoder", "ranker", "sources", "calibration")
+"""The parts that the gates' figures depend on, beside the value's weights."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,14 @@ class Bundle:
         return self.folder / OPTIONAL["quality"]
 
     @property
+    def fairness(self) -> Path:
+        return self.folder / OPTIONAL["fairness"]
+
+    @property
+    def references(self) -> Path:
+        return self.folder / OPTIONAL["references"]
+
+    @property
     def card(self) -> Path:
         return self.folder / OPTIONAL["card"]
 
@@ -210,6 +226,14 @@ def load(folder: Path) -> Bundle:
             "run --stages bundle again"
         )
     return Bundle(folder=folder, version=version, facts=facts)
+
+
+def judged_parts(parts: Mapping[str, Path], weights: ValueWeights) -> dict[str, str]:
+    """sha256 of what the gates judge: the files of :data:`JUDGED`, and the value's weights."""
+    text = json.dumps(weights.as_json(), sort_keys=True)
+    return {name: sha256(parts[name]) for name in JUDGED} | {
+        "weights": hashlib.sha256(text.encode()).hexdigest()
+    }
 
 
 def sha256(path: Path) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from capstone import bundle, measure
-from capstone.context import Context
+from capstone.context import RANKERS, Context
 from capstone.data import SPLIT_SHA256
+from capstone.gates import Promotion, read_promotion, read_verdict, write_promotion
 from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES
 from capstone.names import slug
+from capstone.release import GROUPS, REGISTERED, REGISTRY, STORE, USERS, keep
 from capstone.reranking import RerankConfig
 from capstone.reranking_study import Scored
 from common.results import write_json
@@ -22,7 +23,6 @@ RERANK = "rerank.json"
 EXPLORED = 1
 """Slots of a served feed that are drawn at random, so that other rankings can be judged."""
 GATE = "fairness_gate.json"
-REGISTRY, REGISTERED = "registry.db", "registered"
 
 
 def index(c: Context) -> None:
@@ -95,6 +95,7 @@ def fairness(c: Context) -> None:
     chosen = RerankConfig.from_json(json.loads((folder / RERANK).read_text(encoding="utf-8")))
     validation, test = read_scored(c)
     vectors = np.load(c.workspace.need("index") / "vectors.npy")
+    parts = c.judged_parts(c.workspace.need("export"), "champion")
     with c.workspace.stage("fairness", "rerank") as made:
         study = study_fairness(
             validation, test, c.feed, c.catalogue, vectors, chosen,
@@ -107,7 +108,8 @@ def fairness(c: Context) -> None:
         served, verdict = (study.after, after) if mitigated else (study.before, before)
         config = study.config if mitigated else replace(study.config, min_exposure=0.0)
         write_json(made / RERANK, replace(config, exploration_slots=EXPLORED).as_json())
-        write_json(made / GATE, {"promote": verdict.promote, "text": verdict.text})
+        of = bundle.judged_parts(parts, c.weights())
+        write_promotion(Promotion(verdict.promote, verdict.text, of), made / GATE)
         np.save(made / "ndcg.npy", served.ndcg)
     c.mean(
         "system.ndcg_at_10", served.ndcg,
@@ -184,21 +186,20 @@ def bundles(c: Context) -> None:
     from capstone.serving import archive_rankers
 
     trained, exported = c.workspace.need("train"), c.workspace.need("export")
-    indexed, retrieved = c.workspace.need("index"), c.workspace.need("retrieval")
-    chosen = c.workspace.need("fairness") / RERANK
+    indexed, audited = c.workspace.need("index"), c.workspace.need("fairness")
     facts = bundle.Facts(
         checkpoint=bundle.sha256(trained / "encoder.safetensors"),
         max_length=c.config.max_length,
         candidates=c.config.candidates,
         split_sha256=SPLIT_SHA256,
         weights=c.weights(),
-        rerank=json.loads(chosen.read_text(encoding="utf-8")),
+        rerank=json.loads((audited / RERANK).read_text(encoding="utf-8")),
     )
     made_from = ("train", "retrieval", "export", "index", "fairness")
     with c.workspace.stage("bundle", *made_from) as folder:
         c.catalogue.save(folder / "catalogue.npz")
         write_json(
-            folder / "users.json",
+            folder / USERS,
             {
                 str(user + 1): [sequence.items.tolist(), sequence.ratings.tolist()]
                 for user, sequence in enumerate(c.feed.test_history)
@@ -206,37 +207,31 @@ def bundles(c: Context) -> None:
         )
         # What the monitor compares live traffic with.
         groups = {name: np.asarray(each) for name, each in user_groups(c.feed).items()}
-        write_groups(groups, np.arange(1, c.feed.n_users + 1), folder / "groups.json")
-        shutil.copy2(exported / "champion.references.json", folder / "references.json")
+        write_groups(groups, np.arange(1, c.feed.n_users + 1), folder / GROUPS)
         shared = {
-            "encoder": exported / "encoder.onnx",
             "index": indexed / "index",
             "vectors": indexed / "vectors.npy",
-            "sources": retrieved / "sources.npz",
             "catalogue": folder / "catalogue.npz",
         }
         made = []
-        for name, ranker in (("reference", "teacher"), ("champion", "student.int8")):
-            own = _own(exported, name, ranker)
-            own["card"] = _write_card(folder / f"{name}.card.md", name, facts, own["quality"])
-            made.append(bundle.assemble(folder / name, shared | own, facts))
-        archive_rankers(made, folder / "store")
+        for name in RANKERS:
+            quality = exported / f"{name}.quality.json"
+            own = {
+                "quality": quality,
+                "references": exported / f"{name}.references.json",
+                "card": _write_card(folder / f"{name}.card.md", name, facts, quality),
+            }
+            if name == "champion":  # the reference is not what the audit looked at
+                own["fairness"] = audited / GATE
+            parts = shared | own | c.judged_parts(exported, name)
+            made.append(bundle.assemble(folder / name, parts, facts))
+        archive_rankers(made, folder / STORE)
         size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
         c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
 
 
-def _own(exported: Path, name: str, ranker: str) -> dict[str, Path]:
-    return {
-        "ranker": exported / f"{ranker}.onnx",
-        "calibration": exported / f"{name}.calibration.json",
-        "quality": exported / f"{name}.quality.json",
-    }
-
-
 def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Path:
     """What goes with the bundle itself; the run's model card has what was measured of it live."""
-    from capstone.gates import read_verdict
-
     rows = [
         f"| {each.gate.name} | {each.value:.4g} | {each.gate.op} {each.gate.limit:g} | "
         f"{'passed' if each.passed else 'failed'} |"
@@ -262,13 +257,10 @@ def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Pa
 def register(c: Context) -> None:
     """The champion into the registry (MLflow), if every gate and the fairness gate let it."""
     from capstone import figures_ranking
-    from capstone.gates import read_verdict
     from capstone.registry import Registry
-    from capstone.serving import archive_rankers
 
     made = c.bundle("champion")
-    verdict = read_verdict(made.quality)
-    gate = json.loads((c.workspace.need("fairness") / GATE).read_text(encoding="utf-8"))
+    verdict, fairness_gate = read_verdict(made.quality), read_promotion(made.fairness)
     for each in verdict.outcomes:
         limit = f"must be {each.gate.op} {each.gate.limit:g}"
         of = " of the reference" if each.gate.relative else ""
@@ -282,18 +274,11 @@ def register(c: Context) -> None:
         caption="Each gate's value in units of its limit.",
     )  # fmt: skip
     c.run.metric("gates.failed", len(verdict.failed), unit="count", n=len(verdict.outcomes))
-    passed = verdict.passed and gate["promote"]
+    passed = verdict.passed and fairness_gate.promote
     registry = Registry.at(c.workspace.folder / REGISTRY)
     if passed:
-        # A copy of its own: the next run replaces the stage's folder, a rollback needs this one.
-        kept = c.workspace.folder / REGISTERED
-        copy = kept / made.version
-        if not copy.exists():
-            shutil.copytree(made.folder, copy)
-            archive_rankers([bundle.load(copy)], kept / "store")
-        champion = registry.register(
-            bundle.load(copy), passed=True, tags={"split": made.facts.split_sha256}
-        )
+        kept = keep(made, c.workspace.need("bundle"), c.workspace.folder / REGISTERED)
+        champion = registry.register(kept, passed=True, tags={"split": made.facts.split_sha256})
         registry.promote()
         c.run.note(f"Bundle {made.version} is version {champion.number} and champion.")
     else:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 RETRIEVAL_LAYERS = 2
 WEIGHTS = "weights.json"
+RANKERS = {"reference": "teacher", "champion": "student.int8"}
+"""The bundles, and the exported ranker of each."""
 
 
 @dataclass
@@ -142,6 +144,15 @@ class Context:
     def record_ndcg(self, name: str, per_user: np.ndarray) -> None:
         """Record the mean NDCG@10 of the whole feed, with its interval."""
         self.mean(name, per_user, how="whole feed: retrieval, then ranking of the candidates")
+
+    def judged_parts(self, exported: Path, name: str) -> dict[str, Path]:
+        """The files of a bundle that its gates judge, from the export stage's folder."""
+        return {
+            "encoder": exported / "encoder.onnx",
+            "ranker": exported / f"{RANKERS[name]}.onnx",
+            "sources": self.workspace.need("retrieval") / "sources.npz",
+            "calibration": exported / f"{name}.calibration.json",
+        }
 
     def bundle(self, name: str) -> Bundle:
         """A bundle that the bundle stage made: ``reference`` or ``champion``."""

@@ -32,18 +32,23 @@ class Service(Protocol):
     @property
     def headers(self) -> dict[str, str]: ...
 
+    @property
+    def admin_headers(self) -> dict[str, str]: ...
+
 
 def served_lists(service: Service, n_people: int, arms: int, *, in_flight: int = 8) -> Ints:
     """The feed of every user in every arm, by asking for the variant: int [arms, n_people, K].
 
-    A variant that is asked for is outside the experiment and exposes nobody.
+    Only an administrator may ask for one; it is outside the experiment and exposes nobody.
     """
     bodies = [
         {"user_id": person + 1, "k": K, "variant": arm}
         for arm in range(arms)
         for person in range(n_people)
     ]
-    answers = ask(service, "/feed", bodies, what="feeds of both arms", in_flight=in_flight)
+    answers = ask(
+        service, "/feed", bodies, what="feeds of both arms", in_flight=in_flight, admin=True
+    )
     return np.array([_items(answer) for answer in answers]).reshape(arms, n_people, K)
 
 
@@ -75,10 +80,8 @@ def _items(answer: Answer) -> list[int]:
     return _row(answer, "item_id", 0)
 
 
-def reaction_events(
-    answers: Sequence[Answer], exposed: Exposed, found: Responses
-) -> list[dict[str, Any]]:
-    """Bodies for ``POST /events``: the strongest reaction to each item that had one."""
+def reaction_kinds(found: Responses) -> NDArray[np.object_]:
+    """The strongest reaction at each place, as text; "" where there was none: [n, k]."""
     kind = np.full(found.clicks.shape, "", dtype=object)
     for cells, reaction in (
         (found.clicks, Reaction.CLICK),
@@ -86,7 +89,15 @@ def reaction_events(
         (found.shares, Reaction.SHARE),
         (found.hides, Reaction.HIDE),
     ):
-        kind[cells & (exposed.lists > 0)] = reaction
+        kind[cells] = reaction
+    return kind
+
+
+def reaction_events(
+    answers: Sequence[Answer], exposed: Exposed, found: Responses
+) -> list[dict[str, Any]]:
+    """Bodies for ``POST /events``: the strongest reaction to each item that had one."""
+    kind = np.where(exposed.lists > 0, reaction_kinds(found), "")
     return [
         {
             "event_id": f"{exposed.unit_ids[row]}-{place}",
@@ -100,21 +111,30 @@ def reaction_events(
 
 
 def ask(
-    service: Service, path: str, bodies: Sequence[Answer], *, what: str, in_flight: int = 8
+    service: Service,
+    path: str,
+    bodies: Sequence[Answer],
+    *,
+    what: str,
+    in_flight: int = 8,
+    admin: bool = False,
 ) -> list[dict[str, Any]]:
     """POST every body, at most ``in_flight`` at a time; the answers in the bodies' order.
+
+    With ``admin``, as an administrator.
 
     Raises
     ------
     RunError
         Any status but 200, or no answer.
     """
+    headers = service.admin_headers if admin else service.headers
     with Progress(what, len(bodies)) as bar:
-        return asyncio.run(_ask_all(service, path, bodies, in_flight, bar))
+        return asyncio.run(_ask_all(f"{service.url}{path}", headers, bodies, in_flight, bar))
 
 
 async def _ask_all(
-    service: Service, path: str, bodies: Sequence[Answer], in_flight: int, bar: Progress
+    url: str, headers: Mapping[str, str], bodies: Sequence[Answer], in_flight: int, bar: Progress
 ) -> list[dict[str, Any]]:
     import aiohttp
 
@@ -125,17 +145,17 @@ async def _ask_all(
     async def worker(client: aiohttp.ClientSession) -> None:
         nonlocal done
         for number, body in pending:
-            async with client.post(f"{service.url}{path}", json=body) as answer:
+            async with client.post(url, json=body) as answer:
                 if answer.status != 200:
                     text = (await answer.text())[:200]
-                    raise RunError(f"{path}, {what_failed(body)}: {answer.status}: {text}")
+                    raise RunError(f"{url}, {what_failed(body)}: {answer.status}: {text}")
                 answers[number] = await answer.json(content_type=None)
             done += 1
             bar.update(done)
 
     try:
         async with (
-            aiohttp.ClientSession(headers=service.headers, trust_env=False) as client,
+            aiohttp.ClientSession(headers=headers, trust_env=False) as client,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(in_flight):

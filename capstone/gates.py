@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +72,8 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     candidate: Mapping[str, float]
     reference: Mapping[str, float]
+    judged: Mapping[str, str] = field(default_factory=dict)
+    """What was judged, part to sha256; empty where nobody wrote it down."""
 
     @property
     def passed(self) -> bool:
@@ -140,8 +142,11 @@ def judge(
     return Verdict(tuple(outcomes), dict(candidate), dict(reference))
 
 
-def write_verdict(verdict: Verdict, path: Path) -> Path:
-    """Write ``quality.json``: the answers, the figures, and ``passed``. NaN becomes null."""
+def write_verdict(verdict: Verdict, path: Path, judged: Mapping[str, str] | None = None) -> Path:
+    """Write ``quality.json``: the answers, the figures, and ``passed``. NaN becomes null.
+
+    ``judged`` names what was judged: part to sha256 (:func:`capstone.bundle.judged_parts`).
+    """
     write_json(
         path,
         {
@@ -152,6 +157,7 @@ def write_verdict(verdict: Verdict, path: Path) -> Path:
             ],
             "candidate": {name: _number(value) for name, value in verdict.candidate.items()},
             "reference": {name: _number(value) for name, value in verdict.reference.items()},
+            "judged": dict(judged or {}),
         },
     )
     return path
@@ -178,6 +184,7 @@ def read_verdict(path: Path, expected: Sequence[Gate] = GATES) -> Verdict:
             for side in (content["candidate"], content["reference"])
         ]
         stated = [bool(row["passed"]) for row in content["gates"]]
+        judged = {str(part): str(digest) for part, digest in content.get("judged", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no verdict ({error}); judge the bundle again") from error
     verdict = judge(figures[0], figures[1], gates)
@@ -188,7 +195,37 @@ def read_verdict(path: Path, expected: Sequence[Gate] = GATES) -> Verdict:
         raise InputError(
             f"{path} says {stated}, its figures say {found}; it was edited: judge the bundle again"
         )
-    return verdict
+    return replace(verdict, judged=judged)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What the fairness gate said of a bundle, and of which files."""
+
+    promote: bool
+    text: str
+    judged: Mapping[str, str]
+
+
+def write_promotion(found: Promotion, path: Path) -> Path:
+    """Write ``fairness_gate.json``."""
+    write_json(path, asdict(found) | {"judged": dict(found.judged)})
+    return path
+
+
+def read_promotion(path: Path) -> Promotion:
+    """Read ``fairness_gate.json``.
+
+    Raises
+    ------
+    InputError
+        For a file that is absent or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Promotion(content["promote"] is True, content["text"], dict(content["judged"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no verdict ({error}); audit the bundle again") from error
 
 
 def _number(value: float) -> Any:

@@ -114,7 +114,11 @@ def create_app(
                 access.close()
 
     async def feed(body: bytes, exchange: Exchange) -> bytes:
-        answer, request = await service.feed(parsed(api.FeedQuery, body), exchange.began)
+        query = parsed(api.FeedQuery, body)
+        if query.variant is not None and not exchange.admin:
+            # Who may choose an arm is not assigned to one: the comparison would be theirs.
+            raise HttpError(403, "variant needs the admin's token; leave it out to be assigned one")
+        answer, request = await service.feed(query, exchange.began)
         if access is not None:
             exchange.fields |= {
                 "request_id": request.request_id,
@@ -179,7 +183,7 @@ def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastA
 
     # The gate answers these two; here they are for OpenAPI.
     for path, takes, gives, problems in (
-        ("/feed", api.FeedQuery, api.FeedAnswer, (400, 415, 422, 503)),
+        ("/feed", api.FeedQuery, api.FeedAnswer, (400, 403, 415, 422, 503)),
         ("/events", api.EventIn, api.EventAnswer, (400, 403, 404, 409, 415, 422, 503, 507)),
     ):
         app.post(

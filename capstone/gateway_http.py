@@ -51,6 +51,8 @@ class Exchange:
     path: str
     began: float
     trace_id: str
+    admin: bool = False
+    """Whether the administrator's token came with it."""
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +128,7 @@ class Gate:
         given = headers.get(b"authorization", b"")
         try:
             self._admin.check(given)
+            exchange.admin = True
         except HttpError:
             self._token.check(given)
             if (exchange.method, path) in ADMIN:

@@ -93,21 +93,36 @@ class LoadedBundle:
 
 
 def require_gates(bundle: Bundle) -> None:
-    """Refuse a bundle that was judged and did not pass.
+    """Refuse a bundle that no gate has judged, that failed one, or that is not what was judged.
+
+    A verdict says which files it is about, so that of one bundle does not open the door to another.
+    It keeps out what was forgotten or mixed up, not somebody who may write both.
 
     Raises
     ------
     Mismatch
-        Part ``gates``: a gate failed, or the verdict is damaged, edited or of other gates.
+        Part ``gates``: no verdict, one that is damaged, edited or of other gates or other files, a
+        gate that failed, or a fairness gate that blocks.
     """
-    if not bundle.quality.exists():
-        return
+    who = f"bundle {bundle.version}"
+    for path in (bundle.quality, bundle.fairness):
+        if not path.exists():
+            raise Mismatch("gates", f"{who} was never judged: it has no {path.name}")
     try:
-        failed = gates.read_verdict(bundle.quality).failed
+        verdict = gates.read_verdict(bundle.quality)
+        fairness = gates.read_promotion(bundle.fairness)
     except InputError as error:
-        raise Mismatch("gates", f"bundle {bundle.version}: {error}") from error
-    if failed:
-        raise Mismatch("gates", f"bundle {bundle.version} failed its gates: {', '.join(failed)}")
+        raise Mismatch("gates", f"{who}: {error}") from error
+    parts = {name: bundle.folder / bundles.PARTS[name] for name in bundles.JUDGED}
+    found = bundles.judged_parts(parts, bundle.weights)
+    for path, judged in ((bundle.quality, verdict.judged), (bundle.fairness, fairness.judged)):
+        other = sorted(name for name, digest in found.items() if judged.get(name) != digest)
+        if other:
+            raise Mismatch("gates", f"{who}: {path.name} is of another {', '.join(other)}")
+    if verdict.failed:
+        raise Mismatch("gates", f"{who} failed its gates: {', '.join(verdict.failed)}")
+    if not fairness.promote:
+        raise Mismatch("gates", f"{who} is blocked by the fairness gate")
 
 
 def load(folder: Path) -> LoadedBundle:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from capstone import figures, measure, offline, training
-from capstone.context import RETRIEVAL_LAYERS, Context
+from capstone.context import RANKERS, RETRIEVAL_LAYERS, Context
 from capstone.data import ranking_set
 from capstone.data_stages import record_auc
 from capstone.models import EncodeUser, RankCandidates, SequenceEncoder
@@ -176,7 +176,7 @@ def distill(c: Context) -> None:
 
 def export(c: Context) -> None:
     """ONNX, then INT8 (lab 4), gated by parity; calibration, and the student's gates."""
-    from capstone import calibration, drift, gates, quality, student
+    from capstone import bundle, calibration, drift, gates, quality, student
     from labs.lab4_model_serving.export import session
 
     trained = c.workspace.need("train")
@@ -200,8 +200,8 @@ def export(c: Context) -> None:
         ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
         c.run.metric("int8.size_ratio", ratio, unit="ratio")
         judged = {}
-        for name, file in (("reference", "teacher.onnx"), ("champion", "student.int8.onnx")):
-            score = measure.onnx_score(session(folder / file))
+        for name, ranker in RANKERS.items():
+            score = measure.onnx_score(session(folder / f"{ranker}.onnx"))
             validation, test = (
                 quality.ask(
                     score, c.feed, np.load(retrieved / candidates),
@@ -231,7 +231,8 @@ def export(c: Context) -> None:
         reference, champion = judged["reference"], judged["champion"]
         for name, each in judged.items():
             verdict = gates.judge(each.metrics(reference), reference.metrics())
-            gates.write_verdict(verdict, folder / f"{name}.quality.json")
+            of = bundle.judged_parts(c.judged_parts(folder, name), weights)
+            gates.write_verdict(verdict, folder / f"{name}.quality.json", of)
             _record_quality(c, name, each, reference)
     kept, interval = measure.ratio_of_means(
         champion.ndcg, reference.ndcg, n_boot=c.config.n_boot, seed=c.run.seed

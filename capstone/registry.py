@@ -42,17 +42,20 @@ class Registry:
     ----------
     uri
         Of MLflow: ``sqlite:///path/registry.db``, or a tracking server's address.
+    root
+        Folder of the registry's file. A bundle whose folder has gone is looked for below it, where
+        it is when both were moved together.
     """
 
-    def __init__(self, uri: str, *, name: str = MODEL) -> None:
-        self.uri, self.name = uri, name
+    def __init__(self, uri: str, *, name: str = MODEL, root: Path | None = None) -> None:
+        self.uri, self.name, self.root = uri, name, root
         self._opened: MlflowClient | None = None
 
     @classmethod
     def at(cls, file: Path) -> Registry:
         """The registry in a SQLite file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{file.resolve()}")
+        return cls(f"sqlite:///{file.resolve()}", root=file.resolve().parent)
 
     def register(self, made: Bundle, *, passed: bool, tags: Mapping[str, str]) -> Registered:
         """Add a bundle, and make it the challenger; the same content is registered once.
@@ -153,10 +156,13 @@ class Registry:
         found = self.named(alias)
         if found is None:
             raise InputError(f"{self.name} has no {alias} in {self.uri}; run --stages register")
-        opened = bundle.load(found.folder)
+        folder = found.folder
+        if self.root is not None and not folder.is_dir():
+            folder = self.root / folder.parent.name / folder.name
+        opened = bundle.load(folder)
         if opened.version != found.version:
             raise InputError(
-                f"{found.folder} holds bundle {opened.version}, registered was {found.version}; "
+                f"{folder} holds bundle {opened.version}, registered was {found.version}; "
                 "register it anew or roll back"
             )
         return opened

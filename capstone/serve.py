@@ -18,7 +18,7 @@ import tyro
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
 
 if TYPE_CHECKING:
-    from capstone.bundle import Bundle
+    from capstone.release import Source
     from capstone.serving import Service
 
 MIN_TOKEN = 16
@@ -77,22 +77,19 @@ def serve(options: Options) -> int:
             (options.token_file, "--token-file"), (options.admin_token_file, "--admin-token-file")
         )
     )  # fmt: skip
-    name = f"{options.scale}-seed{options.seed}"
-    made = options.out / "capstone" / "artifacts" / name / "bundle"
-    if not made.is_dir():
-        raise InputError(
-            f"no bundle in {made}; make one with `make capstone SCALE={options.scale}`"
-        )
+    from capstone import release
     from capstone.serving import live
 
-    champion, store = _champion(options, made.resolve())
-    kept = (options.out / "capstone" / "service" / name).resolve()
+    capstone = options.out.resolve() / "capstone"
+    name = f"{options.scale}-seed{options.seed}"
+    source = release.find(capstone / "artifacts" / name, unregistered=options.unregistered)
+    champion, kept = source.champion, capstone / "service" / name
     with (
         tempfile.TemporaryDirectory(prefix="feed-") as folder,
         live(
             [champion],
-            store,
-            (made / "users.json").resolve(),
+            source.store,
+            source.folder / release.USERS,
             folder=Path(folder),
             host=options.host,
             port=options.port,
@@ -101,9 +98,9 @@ def serve(options: Options) -> int:
             device=options.device,
             log=kept / "events",
             redis_url=options.redis_url,
-            bundle_root=made.resolve(),
+            bundle_root=source.folder,
         ) as service,
-        _watched(options, service, champion.version, made, kept, Path(folder)) as watched,
+        _watched(options, service, source, kept, Path(folder)) as watched,
     ):
         print(f"bundle {champion.version} on {service.url}; Ctrl-C stops it")
         print(f"reactions and exposures are kept in {kept}\n")
@@ -123,43 +120,23 @@ def serve(options: Options) -> int:
         raise RunError(f"the gateway ended:\n{service.gateway.tail()}")
 
 
-def _champion(options: Options, made: Path) -> tuple[Bundle, Path]:
-    """What the registry calls champion and the folder of its archive; else the run's, if asked."""
-    from capstone import bundle
-    from capstone.bundle_stages import REGISTERED, REGISTRY
-    from capstone.registry import CHAMPION, Registry
-
-    if options.unregistered:
-        return bundle.load(made / "champion"), made / "store"
-    file = made.parent / REGISTRY
-    registry = Registry.at(file) if file.exists() else None
-    if registry is None or registry.named(CHAMPION) is None:
-        raise InputError(
-            f"the registry {file} has no champion: no bundle passed its gates (the run's report "
-            "says which failed); --unregistered serves the last one all the same"
-        )
-    return registry.load(CHAMPION), made.parent / REGISTERED / "store"
-
-
 @contextmanager
 def _watched(
-    options: Options, service: Service, version: str, made: Path, kept: Path, folder: Path
+    options: Options, service: Service, source: Source, kept: Path, folder: Path
 ) -> Iterator[list[str]]:
     """Monitoring beside the service; yields the lines that say where it is."""
     if not options.monitoring:
         yield []
         return
     from capstone.monitor import MonitorConfig
+    from capstone.release import GROUPS
     from capstone.stack import monitoring
 
-    given = made / "references.json"  # else the first users' scores, of this very bundle
-    references = given if given.exists() else kept / f"references-{version}.json"
-    groups = made / "groups.json"
     config = MonitorConfig(
         str(service.log),
         port=0,
-        references=str(references),
-        groups=str(groups) if groups.exists() else "",
+        references=str(source.champion.references),
+        groups=str(source.folder / GROUPS),
         interval_s=30.0,
     )
     gateway = service.url.removeprefix("http://")

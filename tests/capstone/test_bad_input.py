@@ -105,7 +105,6 @@ def event_of(feed: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"user_id": 1, "unit_id": "Ünit"}, "unit_id = 'Ünit': String should match"),
         ({"user_id": 1, "unit_id": "a\n"}, "String should match"),
         ({"user_id": 1, "unit_id": "x" * 65}, "at most 64 characters"),
-        ({"user_id": 1, "variant": 1}, "variant = 1 must be below 1"),
         ({"user_id": 1, "variant": 99}, "variant = 99: Input should be less than or equal to 15"),
     ],
 )
@@ -303,6 +302,16 @@ def test_a_client_is_no_administrator(gateway: Gateway, method: str, path: str) 
     """Refused by the token, before anybody looks at the body."""
     send = lambda: gateway.client.request(method, path, json={"items": [1]})  # noqa: E731
     refused(gateway, 403, "this needs the admin's token, not a client's", send)
+
+
+def test_a_client_does_not_choose_its_arm(gateway: Gateway) -> None:
+    """Whoever may choose is not assigned; an administrator may, and exposes nobody."""
+    body = {"user_id": 1, "variant": 0}
+    refused(gateway, 403, "variant needs the admin's token",
+            lambda: gateway.client.post("/feed", json=body))  # fmt: skip
+    body = {"user_id": 1, "variant": 1}
+    refused(gateway, 422, "variant = 1 must be below 1",
+            lambda: gateway.admin.post("/feed", json=body))  # fmt: skip
 
 
 @pytest.mark.parametrize(

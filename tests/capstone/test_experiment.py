@@ -56,6 +56,7 @@ def fake_feed(body: dict[str, Any], lists: np.ndarray, weights: tuple[float, ...
 class FakeService:
     url: str
     headers: dict[str, str]
+    admin_headers: dict[str, str]
     events: list[dict[str, Any]]
     settings: dict[str, Any]
 
@@ -90,7 +91,7 @@ def service() -> Iterator[FakeService]:
     runner, port = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield FakeService(f"http://127.0.0.1:{port}", {}, events, settings)
+    yield FakeService(f"http://127.0.0.1:{port}", {}, {}, events, settings)
     asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

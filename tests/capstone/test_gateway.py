@@ -41,6 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_bundle.build(folder / "bundles" / "one", seed=1, rerank=plain)
     tiny_bundle.build(folder / "bundles" / "two", seed=2, rerank=plain)
     tiny_bundle.build(folder / "bundles" / "mixed", seed=3, index_of="another checkpoint")
+    tiny_bundle.build(folder / "bundles" / "unjudged", seed=5, figures=None)
     tiny_bundle.build(folder / "outside", seed=4)
     tiny_bundle.write_users(folder / "users.json")
     return folder
@@ -188,7 +189,8 @@ def test_bad_input_gets_the_right_status_is_counted_and_changes_nothing(
             (422, "/feed", {"json": [1]}),
             (422, "/feed", {"json": {"user_id": 1, "more": 1}}),
             (422, "/feed", {"json": {"user_id": 1, "unit_id": "a b"}}),
-            (422, "/feed", {"json": {"user_id": 1, "variant": 1}}),
+            (422, "/feed", {"json": {"user_id": 1, "variant": 16}}),
+            (403, "/feed", {"json": {"user_id": 1, "variant": 0}}),
             (400, "/feed", {"content": b'{"user_id": 1', "headers": js}),
             (400, "/feed", {"content": b"", "headers": js}),
             (400, "/feed", {"content": b"\xff", "headers": js}),
@@ -316,7 +318,11 @@ def test_units_outside_the_coverage_and_variants_asked_for_expose_nobody(
 
     async def talk(client: Client, admin: Client) -> None:
         await client.post("/feed", json={"user_id": 1})
-        assert (await client.post("/feed", json={"user_id": 1, "variant": 1})).json()["variant"]
+        asked_for = {"user_id": 1, "variant": 1}
+        refused = await client.post("/feed", json=asked_for)
+        assert refused.status_code == 403
+        assert "admin's token" in refused.json()["detail"]
+        assert (await admin.post("/feed", json=asked_for)).json()["variant"] == 1
         await admin.put("/experiment", json={"weights": [0.0, 1.0], "coverage": 1.0})
         await client.post("/feed", json={"user_id": 1, "unit_id": "someone"})
 
@@ -364,6 +370,10 @@ def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(
         assert mixed.status_code == 409
         assert "another checkpoint" in mixed.json()["detail"]
         assert await counted(client, 'feed_bundle_mismatch_total{part="index"}') == 1
+        unjudged = await admin.post("/bundles", json={"folder": "unjudged"})
+        assert unjudged.status_code == 409
+        assert "never judged" in unjudged.json()["detail"]
+        assert await counted(client, 'feed_bundle_mismatch_total{part="gates"}') == 1
         assert (await admin.post("/bundles", json={"folder": "absent"})).status_code == 409
         for escape in ("../outside", ".", "two/../.."):
             assert (await admin.post("/bundles", json={"folder": escape})).status_code == 403
@@ -373,7 +383,7 @@ def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(
         assert (added.json()["name"], added.json()["weight"]) == ("candidate", 0.0)
         twice = await admin.post("/bundles", json={"folder": "two", "arm": "candidate"})
         assert twice.status_code == 409
-        answer = (await client.post("/feed", json={"user_id": 3, "variant": 1})).json()
+        answer = (await admin.post("/feed", json={"user_id": 3, "variant": 1})).json()
         assert (answer["arm"], answer["version"]) == ("candidate", added.json()["version"])
         assert len((await client.get("/experiment")).json()["arms"]) == 2
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from capstone import bundle, calibration
+from capstone import bundle, calibration, gates
 from capstone.bundle import Bundle, Facts
 from capstone.calibration import Platt
 from capstone.catalogue import Catalogue, simulated_creators
@@ -23,6 +23,11 @@ from labs.lab2_vector_db.persistence import save_index
 
 N_ITEMS, N_USERS, WIDTH, LENGTH, CANDIDATES = 60, 20, 8, 12, 30
 GENRES = ("Drama", "Comedy", "War")
+GOOD = {
+    "ndcg_at_10": 0.1, "auc": 0.8, "ece": 0.02, "engage_log_ratio": 0.1, "overlap_at_10": 0.9,
+    "tied_share": 0.0,
+}  # fmt: skip
+"""Figures that pass every gate."""
 
 
 def build(
@@ -33,6 +38,8 @@ def build(
     index_of: str | None = None,
     rerank: RerankConfig | None = None,
     titles: Mapping[int, str] | None = None,
+    figures: Mapping[str, float] | None = GOOD,
+    promote: bool = True,
 ) -> Bundle:
     """A bundle in ``folder``.
 
@@ -42,6 +49,8 @@ def build(
         Checkpoint that the index says it is of; the bundle's own by default.
     titles
         Of some items; the others are called after their number.
+    figures, promote
+        What its gates and the fairness gate said of it; without figures nobody has judged it.
     """
     parts = folder.with_name(f"{folder.name}-parts")
     parts.mkdir(parents=True)
@@ -82,6 +91,12 @@ def build(
         weights=ValueWeights(1.0, 0.5, dislike=-0.25),
         rerank=(rerank or RerankConfig(exploration_slots=1, exploration_pool=5)).as_json(),
     )
+    if figures is not None:
+        of = bundle.judged_parts(paths, facts.weights)
+        verdicts = {name: parts / bundle.OPTIONAL[name] for name in ("quality", "fairness")}
+        gates.write_verdict(gates.judge(figures, GOOD), verdicts["quality"], of)
+        gates.write_promotion(gates.Promotion(promote, "", of), verdicts["fairness"])
+        paths |= verdicts
     return bundle.assemble(folder, paths, facts)
 
 

@@ -9,8 +9,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from common.grading.gradescope import clip
 from common.grading.model import GradedSubmission
+from common.grading.text import clip
 
 COLUMNS = (
     *("assignment", "duedate", "timestamp", "student_id", "last_name", "first_name", "email"),

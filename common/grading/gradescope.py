@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.grading.model import GradedExercise, GradedSubmission
-
-LONGEST_OUTPUT = 4000
-"""Characters of one exercise's feedback: a submission that prints without end fills no page."""
+from common.grading.text import clip
 
 
 def as_gradescope(
@@ -58,14 +56,6 @@ def summary(graded: GradedSubmission) -> str:
         lines.append(f"Not run, so without points: {', '.join(waiting)}.")
     lines += [f"Problem: {problem}" for problem in graded.problems]
     return clip("\n".join(lines))
-
-
-def clip(text: str, longest: int = LONGEST_OUTPUT) -> str:
-    """The text without lone surrogates, cut to ``longest`` characters with a word that says so."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(text) <= longest:
-        return text
-    return f"{text[:longest]}\n... {len(text) - longest} more characters"
 
 
 def _test(each: GradedExercise) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from common.grading.gradescope import clip, explain
+from common.grading.gradescope import explain
 from common.grading.model import GradedExercise, GradedSubmission
+from common.grading.text import clip
 
 ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped (section 2.2, Char)."""

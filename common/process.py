@@ -66,6 +66,7 @@ def supervised(
     cwd: Path | None = None,
     name: str = "",
     grace_s: float = 10.0,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Child]:
     """Run ``command`` under a guard; its whole process tree ends with the block.
 
@@ -80,6 +81,8 @@ def supervised(
         The whole environment of the command (default: this process's).
     grace_s
         Seconds between SIGTERM and SIGKILL.
+    pass_fds
+        File descriptors that the command inherits under the same numbers.
 
     Yields
     ------
@@ -97,7 +100,7 @@ def supervised(
             stderr=subprocess.STDOUT,
             env=None if env is None else dict(env),
             cwd=cwd,
-            pass_fds=[read_end],
+            pass_fds=[read_end, *pass_fds],
             start_new_session=True,
             encoding="utf-8",
             errors="replace",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from common import hardware, report, scorecard, tracking
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
 from common.exercises.overlay import VARIABLE, overlaid_files
+from common.exercises.unsolved import advice
 from common.options import RunOptions, parse
 from common.progress import Progress, track
 from common.results import Claim, Metric, Results, RunFolder, write_json
@@ -156,11 +157,11 @@ def main(
     except InputError as error:
         status = _fail(str(error), EXIT_BAD_INPUT)
     except RunError as error:
-        status = _fail(str(error), EXIT_FAILED)
+        status = _fail(advice(error) or str(error), EXIT_FAILED)
     except NotImplementedError as error:
-        if not os.environ.get(VARIABLE):
+        if (message := advice(error)) is None:
             raise
-        status = _fail(f"{error} (not solved yet in {os.environ[VARIABLE]})", EXIT_FAILED)
+        status = _fail(message, EXIT_FAILED)
     except KeyboardInterrupt:
         status = _fail("interrupted: nothing was written, nothing is left running", EXIT_FAILED)
     except OSError as error:

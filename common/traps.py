@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import EXIT_BAD_INPUT
+from common.exercises.unsolved import advice
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Trap:
 
 
 def show(traps: Sequence[Callable[[], Trap]]) -> None:
-    """Run each trap and print what it shows; arguments on the command line select by name."""
+    """Run each trap and print what it shows; arguments on the command line select by name.
+
+    One that needs an exercise which is not solved yet says so.
+    """
     from rich.console import Console
     from rich.markup import escape
 
@@ -34,7 +38,13 @@ def show(traps: Sequence[Callable[[], Trap]]) -> None:
         raise SystemExit(EXIT_BAD_INPUT)
     for trap in [by_name[name] for name in asked] or traps:
         start = time.perf_counter()
-        result = trap()
+        try:
+            result = trap()
+        except NotImplementedError as error:
+            if (needed := advice(error)) is None:
+                raise
+            console.print(f"\n[dim]{escape(f'{trap.__name__}: {needed}')}[/dim]", soft_wrap=True)
+            continue
         took = time.perf_counter() - start
         width = max(len(result.wrong[0]), len(result.right[0]))
         title = escape(result.title)

@@ -18,6 +18,9 @@ from pathlib import Path
 from types import ModuleType
 
 VARIABLE = "LABS_WORK"
+ROOT = Path(__file__).resolve().parents[2]
+RELEASE = "release.json"
+"""A student's repository holds this file: our modules are stubs there, and ``work/`` is used."""
 
 
 def work_folder() -> Path | None:
@@ -31,13 +34,23 @@ def overlaid_files(lab: str = "*") -> list[Path]:
     folder = work_folder()
     if folder is None:
         return []
-    root = Path(__file__).resolve().parents[2]
     found = sorted(folder.glob(f"{lab}/*.py"))
     return [
         file
         for file in found
-        if any((ours / file.parent.name / file.name).is_file() for ours in (root / "labs", root))
+        if any((ours / file.parent.name / file.name).is_file() for ours in (ROOT / "labs", ROOT))
     ]
+
+
+def in_student_repository() -> bool:
+    """Whether this code was written by ``course release``."""
+    return (ROOT / RELEASE).is_file()
+
+
+def use_work_unasked() -> None:
+    """In a student's repository, let ``LABS_WORK`` be its ``work/`` unless it is set."""
+    if VARIABLE not in os.environ and in_student_repository() and (ROOT / "work").is_dir():
+        os.environ[VARIABLE] = str(ROOT / "work")
 
 
 class _WorkLoader(importlib.machinery.SourceFileLoader):
@@ -67,6 +80,7 @@ class _WorkFinder(MetaPathFinder):
 
 def install() -> None:
     """Put the finder first on ``sys.meta_path`` (once), and make ``LABS_WORK`` absolute."""
+    use_work_unasked()
     folder = work_folder()
     if folder is not None:
         os.environ[VARIABLE] = str(folder)

@@ -7,12 +7,13 @@ marked ``exercise`` was collected or points are asked for.
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from common.exercises.overlay import VARIABLE
+from common.exercises.overlay import VARIABLE, in_student_repository, use_work_unasked
 
 if TYPE_CHECKING:
     from common.exercises.catalog import Entry
@@ -47,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    use_work_unasked()
     work = os.environ.get(VARIABLE)
     if work:
         folder = (config.invocation_params.dir / work).resolve()
@@ -152,3 +154,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get(REQUIRE_GPU) == "1":
             pytest.fail(f"{reason}, and {REQUIRE_GPU}=1 asks for it", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """In a student's repository a test of no exercise waits for what it needs, and says so."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        if exercise_of(item) or not in_student_repository():
+            raise
+        from common.exercises.unsolved import unsolved
+
+        if (needed := unsolved(error)) is None:
+            raise
+        pytest.skip(f"needs exercise {needed}, which is not solved yet")

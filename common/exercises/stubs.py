@@ -39,7 +39,7 @@ def stub(source: str, filename: str = "<reference>") -> str:
 
     Signature, types, decorators, docstring and everything outside the bodies stay. Where a marked
     definition holds ``# BEGIN SOLUTION`` and ``# END SOLUTION`` lines, only the lines between them
-    go. Of a marked class, the body of every method goes.
+    go. Of a marked class, the body of every method goes. What is a stub already stays as it is.
 
     Parameters
     ----------
@@ -63,7 +63,14 @@ def stub(source: str, filename: str = "<reference>") -> str:
         if not owner:
             raise InputError(f"{filename}:{begin}: {BEGIN} stands outside every exercise")
         owners.append(owner[0])
+    written = source.splitlines()
+    given = {
+        each.id
+        for each in collector.marked
+        if any(line.strip() == each.raises for line in written[each.first - 1 : each.last])
+    }
     whole = {each.id: each for each in collector.marked if each not in owners}
+    whole = {name: each for name, each in whole.items() if name not in given}
     blanker = _Blanker(whole)
     text = cst.parse_module(source).visit(blanker).code
     if full := sorted(set(whole) - blanker.blanked):

@@ -1,7 +1,7 @@
-"""Whether the commands that the pages show would run: as far as can be told without running them.
+"""Whether the commands that the pages show would run, without running them.
 
-``make`` expands its own recipes (``make -n``), ``course`` and ``python -m`` are read by the parser of
-the program itself, and what belongs to the system is compared with a list.
+``make`` expands its own recipes (``make -n``), ``course`` is asked by its own parser, a module is
+compared with its own ``--help``, and what belongs to the system with a list.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from common.authoring.pages import Page
 from common.authoring.shell import ASSIGNMENT, BUILTINS, EXAMPLES, Command, commands
 from common.errors import InputError
 from common.exercises import catalog
+from common.exercises.catalog import Entry
 
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 CHOICES = re.compile(r"(--[\w-]+) \{([^}\s]+)\}(?![|\w])")
@@ -38,7 +39,13 @@ Asked = Callable[[str], tuple[int, str]]
 class Commands:
     """The commands of all pages, each checked by what would run it."""
 
-    def __init__(self, root: Path, found: Sequence[Page], ask: Asked | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        found: Sequence[Page],
+        entries: Sequence[Entry],
+        ask: Asked | None,
+    ) -> None:
         self.root = root
         self.made = Check("make", "the target's recipe, expanded by make -n; its variables exist")
         self.course = Check("course", "accepted by the parser of course; lab and exercise exist")
@@ -47,7 +54,7 @@ class Commands:
         self.programs = Check("other programs", "a file of the repository, or on the list")
         self._recipes: dict[str, list[str] | str] = {}
         self._ran: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-        self._entries = catalog.discover(root)
+        self._entries = entries
         self._makefile = root / "Makefile"
         every = [each for page in found for each in commands(page)]
         shown = [each for each in every if isinstance(each, Command)]
@@ -75,7 +82,9 @@ class Commands:
             self.programs.counted += 1
             own = "/" in name and (self.root / name).exists()
             if not own and name not in EXAMPLES | BUILTINS and not self._installed(words[0]):
-                self.programs.fault(where, f"{words[0]} is neither a file nor a program on the list")
+                self.programs.fault(
+                    where, f"{words[0]} is neither a file nor a program on the list"
+                )
 
     def _installed(self, word: str) -> bool:
         """Whether ``.venv/bin/<name>`` is there."""
@@ -192,7 +201,9 @@ def ask_program(root: Path, module: str) -> tuple[int, str]:
     return answer.returncode, answer.stdout + answer.stderr
 
 
-def check_commands(root: Path, found: Sequence[Page], ask: Asked | None = None) -> list[Check]:
+def check_commands(
+    root: Path, found: Sequence[Page], entries: Sequence[Entry], ask: Asked | None = None
+) -> list[Check]:
     """Check every command of every page.
 
     Parameters
@@ -201,11 +212,13 @@ def check_commands(root: Path, found: Sequence[Page], ask: Asked | None = None) 
         The repository.
     found
         Its pages.
+    entries
+        Its exercises.
     ask
         Status and text of a module's ``--help``, such as :func:`ask_program`. Without it the
         options of modules are not compared.
     """
-    return Commands(root, found, ask).checks
+    return Commands(root, found, entries, ask).checks
 
 
 def _targets(words: Sequence[str]) -> list[str]:

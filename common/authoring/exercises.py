@@ -1,4 +1,4 @@
-"""Exercises as their authors left them: ids, points, hints, tests, wrong solutions, lessons, quiz."""
+"""Exercises as authors left them: ids, points, hints, tests, wrong solutions, lessons, quiz."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def find_exercises(root: Path) -> tuple[list[Entry], Check]:
     for folder in lab_folders(root):
         numbers = [int(entry.id.split(".")[1]) for entry in entries if entry.lab == folder.name]
         if numbers != list(range(1, len(numbers) + 1)):
-            check.fault(folder.name, f"the numbers are not 1, 2, 3 ...: {listed(map(str, numbers))}")
+            check.fault(
+                folder.name, f"the numbers are not 1, 2, 3 ...: {listed(map(str, numbers))}"
+            )
     return entries, check
 
 
@@ -80,7 +82,9 @@ def check_tests(root: Path, entries: Sequence[Entry]) -> tuple[list[ExerciseReco
 
 def check_mentions(root: Path, entries: Sequence[Entry]) -> Check:
     """The front page of a lab lists every exercise with its points, and a lesson leads to it."""
-    check = Check("exercises in lessons", "row on the front page with its points; named in a lesson")
+    check = Check(
+        "exercises in lessons", "row on the front page with its points; named in a lesson"
+    )
     for folder in lab_folders(root):
         own = [entry for entry in entries if entry.lab == folder.name]
         front = folder / "README.md"

@@ -17,11 +17,11 @@ NEAR = re.compile(r"`([\w-]+)` figures?\b|[Ff]igures? `([\w-]+)`|[Ff]igure[^.`]{
 SPAN = re.compile(r"`([^`]+)`")
 
 
-def check_figures(root: Path, figures: dict[str, list[str]] | None = None) -> Check:
+def check_figures(root: Path) -> Check:
     """Every figure that a lesson names is one that the lab's run makes, or a file beside it."""
     check = Check("figures", "named in a lesson: made by run.figure(...) in the lab, or a file")
     for folder in lab_folders(root):
-        made = list(made_figures(folder)) if figures is None else figures[folder.name]
+        made = list(made_figures(folder))
         for page in pages_of(root, folder):
             for line, name, file in named_figures(page):
                 check.counted += 1
@@ -31,7 +31,8 @@ def check_figures(root: Path, figures: dict[str, list[str]] | None = None) -> Ch
                 if not beside and not any(re.fullmatch(pattern, name) for pattern in made):
                     near = listed(sorted(made), most=12)
                     check.fault(
-                        place(root, page.file, line), f"no run makes the figure {name}; it has {near}"
+                        place(root, page.file, line),
+                        f"no run makes the figure {name}; it has {near}",
                     )
     return check
 
@@ -43,7 +44,10 @@ def made_figures(folder: Path) -> Iterator[str]:
     an f-string matches everything.
     """
     for file in sorted(folder.glob("*.py")):
-        tree = ast.parse(read_source(file))
+        source = read_source(file)
+        if ".figure(" not in source:
+            continue
+        tree = ast.parse(source)
         loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
         for node in ast.walk(tree):
             if (

@@ -22,7 +22,19 @@ BUILTINS = {"cd", "export", "source", "umask", "ulimit", "sleep", "printf", "ech
 EXAMPLES = {
     *("cat", "cp", "curl", "docker", "git", "grep", "head", "kill", "kubectl", "ls", "mkdir"),
     *("openssl", "pgrep", "prlimit", "redis-cli", "redis-server", "sort", "tail", "torchfrtrace"),
-    *("torchrun", "nc", "uniq", "wc", "apt-get", "pip", "sbatch", "rm", "nvidia-smi", "unzip", "tar"),
+    *(
+        "torchrun",
+        "nc",
+        "uniq",
+        "wc",
+        "apt-get",
+        "pip",
+        "sbatch",
+        "rm",
+        "nvidia-smi",
+        "unzip",
+        "tar",
+    ),
 }
 """Programs of the system or of another machine: named in pages, not run by the check."""
 

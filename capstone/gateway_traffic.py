@@ -107,7 +107,13 @@ class GatewayTraffic:
         if now_counted < int(counted):
             return Windows("", ArmWindow(), ArmWindow())  # restarted: its counters began anew
         since = datetime.fromisoformat(began)
-        arms = count_arms(self._log, since, self._clock() - self._settle, slow_ms=self._slow_ms)
+        arms = count_arms(
+            self._log,
+            since,
+            self._clock() - self._settle,
+            slow_ms=self._slow_ms,
+            variants=self._variants,
+        )
         copies = now_counted - int(counted)
         if copies and arms[1] == ArmWindow():
             arms = arms[0], ArmWindow(feeds=copies, errors=now_failed - int(failed))

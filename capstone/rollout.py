@@ -132,6 +132,8 @@ class Look:
     """Interval of the effect on clicks a session; None while nothing is known."""
     action: str
     reason: str
+    at: float = 0.0
+    """Seconds since the epoch."""
 
 
 @dataclass
@@ -261,6 +263,7 @@ class Controller:
                 evidence.success if known else None,
                 decision.action,
                 decision.reason,
+                time.time(),
             )
         )
         if decision.action == "rollback":
@@ -295,3 +298,11 @@ def _look(content: dict[str, Any]) -> Look:
     arms = {name: ArmWindow(**content[name]) for name in ("champion", "candidate")}
     success = content["success"]
     return Look(**content | arms | {"success": success and tuple(success)})
+
+
+if __name__ == "__main__":
+    import sys
+
+    from capstone.live_rollout import main
+
+    sys.exit(main())

@@ -86,9 +86,10 @@ class Limits:
     Attributes
     ----------
     slow_ms
-        At most 1 % of the candidate's feeds may be slower, or as many as of the champion's.
-    error_rate, fallback_rate
-        Share of its feeds that may fail, or be fallbacks; or as many as of the champion's.
+        A feed above it is slow.
+    slow_rate, error_rate, fallback_rate
+        Share of its feeds that may be slower, fail, or be fallbacks; or as many as of the
+        champion's.
     hide_margin
         Sessions with a hide may be more frequent by this share of the champion's.
     success_margin
@@ -101,6 +102,7 @@ class Limits:
     """
 
     slow_ms: float = 50.0
+    slow_rate: float = P99_SHARE
     error_rate: float = 0.01
     fallback_rate: float = 0.02
     hide_margin: float = 0.5
@@ -112,7 +114,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         require(self.slow_ms > 0, "slow_ms", self.slow_ms, "must be > 0")
-        for name in ("error_rate", "fallback_rate"):
+        for name in ("slow_rate", "error_rate", "fallback_rate"):
             require(0 < getattr(self, name) < 1, name, getattr(self, name), "must be in (0, 1)")
         require(self.hide_margin > 0, "hide_margin", self.hide_margin, "must be > 0", "try 0.5")
         require(
@@ -283,7 +285,7 @@ def judge_windows(
     for name, limit in (
         ("errors", limits.error_rate),
         ("fallbacks", limits.fallback_rate),
-        ("slow", P99_SHARE),
+        ("slow", limits.slow_rate),
     ):
         if name == "slow" and not candidate.sessions:
             continue  # nobody waits for a shadow's feed

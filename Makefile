@@ -148,5 +148,5 @@ bench-lab6: $(READY) ## Lab 6: 10 million users analysed, against tea-tasting in
 	@$(BIN)/python -m labs.lab6_online_eval.bench $(RUN_OPTIONS)
 
 clean: ## Remove runs and caches; keeps work/ and .venv
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

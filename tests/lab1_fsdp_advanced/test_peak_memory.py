@@ -31,7 +31,7 @@ def measure(ranks, strategies, micro_batches):
     from labs.lab1_fsdp_advanced.sharding import Strategy
     from labs.lab1_fsdp_advanced.training import train_step
 
-    shape = Shape(width=192, layers=4, heads=4, context=64, vocabulary=512, kv_heads=2)
+    shape = Shape(width=192, layers=3, heads=4, context=64, vocabulary=512, kv_heads=2)
     window = torch.randint(512, (4, 65))
     answers = {}
     for name in strategies.split():
@@ -75,7 +75,7 @@ def alone(on_ranks):
 
 @pytest.fixture(scope="module")
 def spread(on_ranks):
-    return on_ranks(measure, " ".join(SPREAD), 2, procs=2)
+    return on_ranks(measure, " ".join(SPREAD), 2, procs=2, timeout=150)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
 
 from common.errors import InputError
+from common.exercises.catalog import marker_of
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 
 Definition = cst.FunctionDef | cst.ClassDef
+Marked = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,19 @@ def stub(source: str, filename: str = "<reference>") -> str:
         For a ``BEGIN SOLUTION`` without its ``END SOLUTION``, one outside every exercise, or a
         stub that would not compile.
     """
-    wrapper = MetadataWrapper(cst.parse_module(source))
-    collector = _Collector()
-    wrapper.visit(collector)
+    everything = _marked(source)
     owners = []
     for begin, _ in _regions(source, filename):
-        owner = [each for each in collector.marked if each.first < begin <= each.last]
+        owner = [each for each in everything if each.first < begin <= each.last]
         if not owner:
             raise InputError(f"{filename}:{begin}: {BEGIN} stands outside every exercise")
         owners.append(owner[0])
-    written = source.splitlines()
-    given = {
-        each.id
-        for each in collector.marked
-        if any(line.strip() == each.raises for line in written[each.first - 1 : each.last])
+    written = {line.strip() for line in source.splitlines()}
+    whole = {
+        each.id: each
+        for each in everything
+        if each not in owners and each.raises not in written  # else it is a stub already
     }
-    whole = {each.id: each for each in collector.marked if each not in owners}
-    whole = {name: each for name, each in whole.items() if name not in given}
     blanker = _Blanker(whole)
     text = cst.parse_module(source).visit(blanker).code
     if full := sorted(set(whole) - blanker.blanked):
@@ -186,24 +183,18 @@ def _marker(node: Definition) -> tuple[str, str] | None:
     return None
 
 
-class _Collector(cst.CSTVisitor):
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.marked: list[_Marked] = []
-
-    def _enter(self, node: Definition) -> None:
-        marker = _marker(node)
-        if marker is not None:
-            place = self.get_metadata(PositionProvider, node)
-            self.marked.append(_Marked(*marker, place.start.line, place.end.line))
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        self._enter(node)
-
-    def visit_ClassDef(self, node: cst.ClassDef) -> None:
-        self._enter(node)
+def _marked(source: str) -> list[_Marked]:
+    """The marked definitions of a source text, outermost first."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        call = marker_of(node)
+        if call is None or not isinstance(node, Marked):
+            continue
+        given = {"id": call.args[0]} if call.args else {}
+        given |= {word.arg: word.value for word in call.keywords if word.arg}
+        name, title = (ast.literal_eval(given[key]) for key in ("id", "title"))
+        found.append(_Marked(name, title, node.lineno, node.end_lineno or node.lineno))
+    return found
 
 
 class _Blanker(cst.CSTTransformer):

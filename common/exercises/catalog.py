@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from common.errors import InputError
@@ -18,6 +19,7 @@ EXERCISE_ID = re.compile(r"([1-9]\d*)\.([1-9]\d*)")
 WRONG_FILE = re.compile(r"e(\d+)_(\d+)_\w+\.py")
 NO_TOPIC = {"__init__", "__main__", "config", "traps"}
 FIELDS = ("points", "title", "hint")
+MARKER = re.compile(r"^\s*@[\s\w.]*\bexercise\b", re.MULTILINE)
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -137,8 +139,10 @@ def discover(root: Path) -> list[Entry]:
     for folder in lab_folders(root):
         for file in sorted(folder.glob("*.py")):
             source = read_source(file)
-            if "exercise" in source:
-                _read_module(root, file, source, entries, faults)
+            if MARKER.search(source):
+                found, wrong = _read_module(root, file, source)
+                entries += found
+                faults += wrong
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.id in seen:
@@ -223,17 +227,17 @@ def _place(root: Path, file: Path, line: int) -> str:
     return f"{file.relative_to(root)}:{line}"
 
 
-def _read_module(
-    root: Path, file: Path, source: str, entries: list[Entry], faults: list[str]
-) -> None:
+@cache
+def _read_module(root: Path, file: Path, source: str) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """The exercises of one file with this text, and what is wrong with its markers."""
     try:
         tree = ast.parse(source, str(file))
     except SyntaxError as error:
-        faults.append(f"{_place(root, file, error.lineno or 0)}: {error.msg}")
-        return
+        return (), (f"{_place(root, file, error.lineno or 0)}: {error.msg}",)
+    entries, faults = [], []
     reachable = {id(node): name for name, node in definitions(tree.body)}
     inside: set[int] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         marker = marker_of(node)
         if marker is None:
             continue
@@ -244,7 +248,7 @@ def _read_module(
             fault = "an exercise inside another exercise has no stub of its own"
         elif file.stem in NO_TOPIC:
             fault = f"{file.name} is no topic module; exercises stand in topic modules"
-        inside |= {id(below) for below in ast.walk(node)}
+        inside |= {id(below) for below in _statements(node)}
         if not fault:
             found = _entry(file, reachable[id(node)], node, marker)
             if isinstance(found, Entry):
@@ -252,6 +256,21 @@ def _read_module(
                 continue
             fault = found
         faults.append(f"{_place(root, file, marker.lineno)}: {fault}")
+    return tuple(entries), tuple(faults)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements below it, outermost first; no expression holds a definition."""
+    level = [tree]
+    while level:
+        yield from level
+        level = [
+            inner
+            for node in level
+            for block in ("body", "handlers", "cases", "orelse", "finalbody")
+            if isinstance(below := getattr(node, block, None), list)
+            for inner in below
+        ]
 
 
 def _entry(file: Path, name: str, node: ast.AST, marker: ast.Call) -> Entry | str:

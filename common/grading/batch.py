@@ -7,18 +7,14 @@ one that is there is whole; the next run grades what has none, or one under anot
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
-import re
 import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -26,25 +22,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from common.errors import InputError, RunError
+from common.errors import RunError
 from common.grading import gradescope, junit
 from common.grading.model import GradedSubmission, Submission
+from common.grading.output_folder import PRIVATE
 from common.grading.text import printable
 from common.process import Child, supervised
 from common.progress import Progress
 from common.results import FULL, write_json, write_text
 
-PRIVATE = ".grading"
 POLL_S = 0.5
 GRACE_S = 5.0
 PUBLISH_EVERY_S = 10.0
 LONGEST_RECORD = 64 * 2**20
 LEAST_FREE = 64 * 2**20
 """Bytes free on the disk of temporary files below which a fault is the disk's."""
-PLAIN_NAME = re.compile(r"\w[\w@+ -]*(\.[\w@+ -]+)*")
-LONGEST_NAME = 80
 NOT_YET = "not graded yet: the grading was stopped; the same command goes on"
-RESERVED = {"grades.csv", "gradebook.html", "junit.xml"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +69,8 @@ class Batch:
         The points of every exercise of the lab, by id: what each grade must be made of.
     worker
         The command of a worker (:mod:`common.grading.worker`), a descriptor's number left out.
-    request
-        What a worker is told of a job.
+    setup
+        What a worker is told of the lab before it is told of submissions.
     publish
         Writes what is about the whole class, from the grades and faults so far, by folder.
     jobs
@@ -90,7 +83,7 @@ class Batch:
     out: Path
     points: Mapping[str, int]
     worker: Sequence[str]
-    request: Callable[[Job], dict[str, Any]]
+    setup: Mapping[str, Any]
     publish: Callable[[Mapping[str, GradedSubmission], Mapping[str, Fault]], None]
     jobs: int = 1
     deadline_s: float = 3600.0
@@ -107,7 +100,7 @@ class Batch:
         Raises
         ------
         RunError
-            When the disk is full.
+            When the disk is full, or a worker does not get ready.
         KeyboardInterrupt
             On Ctrl-C, after the processes were stopped and what is graded was published.
         """
@@ -133,25 +126,22 @@ class Batch:
 
     def _grade(self, waiting: Sequence[Job]) -> None:
         queue, workers = deque(waiting), list[_Worker]()
-        total, published = len(waiting), time.monotonic()
+        published = time.monotonic()
         try:
-            with Progress("graded", total) as bar:
-                bar.update(0)
+            with Progress("graded", len(waiting)) as bar:
                 while queue or workers:
-                    while queue and len(workers) < self.jobs:
+                    # The first to get ready makes what the others then find.
+                    if len(workers) < min(self.jobs, len(queue)) and all(w.ready for w in workers):
                         workers.append(self._start())
-                        self._give(workers[-1], queue.popleft())
-                    ready = wait([each.connection for each in workers], POLL_S)
+                    heard = wait([each.connection for each in workers], POLL_S)
                     for each in list(workers):
-                        if not (each.connection in ready or self._is_late(each)):
-                            continue
-                        text, usable = self._receive(each)
-                        if queue and usable:
-                            self._give(each, queue.popleft())
-                        else:
-                            workers.remove(each)
-                            each.end()
-                        bar.update(total - len(queue) - len(workers), text)
+                        if each.connection in heard or self._is_late(each):
+                            text, usable = self._receive(each)
+                            if not usable or not self._give(each, queue):
+                                workers.remove(each)
+                                each.end()
+                            in_hand = sum(each.job is not None for each in workers)
+                            bar.update(len(waiting) - len(queue) - in_hand, text)
                     if time.monotonic() - published > PUBLISH_EVERY_S:
                         self.publish(self.graded, self.faults)
                         published = time.monotonic()
@@ -175,28 +165,42 @@ class Batch:
                     pass_fds=[theirs.fileno()],
                 )
             )
-        return _Worker(child, ours, stack)
+        worker = _Worker(child, ours, stack)
+        worker.tell(self.setup)
+        return worker
 
-    def _give(self, worker: _Worker, job: Job) -> None:
-        worker.job, worker.started = job, time.monotonic()
-        with suppress(BrokenPipeError):  # it has just died: what is received next says so
-            worker.connection.send_bytes(json.dumps(self.request(job)).encode())
+    def _give(self, worker: _Worker, queue: deque[Job]) -> bool:
+        worker.job = queue.popleft() if queue else None
+        if worker.job is None:
+            return False
+        submission = worker.job.submission
+        told = {"student": submission.student, "problem": submission.problem}
+        worker.tell(told | {"path": str(submission.path)})
+        return True
 
     def _is_late(self, worker: _Worker) -> bool:
-        return time.monotonic() - worker.started > self.deadline_s
+        return time.monotonic() - worker.since > self.deadline_s
 
     def _receive(self, worker: _Worker) -> tuple[str, bool]:
-        """Keep a grade or note a fault: the line that says so, and whether the worker goes on."""
-        job = worker.job
-        student = printable(job.submission.student)
+        """Keep a grade or note a fault: a line that says so, and whether the worker goes on."""
+        job, student = worker.job, ""
         try:
             if self._is_late(worker) and not worker.connection.poll():
-                worker.child.stop()
-                raise TimeoutError(f"the grader did not end within {self.deadline_s:.0f} s")
-            graded = self._read(worker.connection.recv_bytes(LONGEST_RECORD), job)
+                raise TimeoutError(f"the grader did not end within {self.deadline_s:g} s")
+            written = worker.connection.recv_bytes(LONGEST_RECORD)
+            if job is None:
+                worker.ready = True
+                return "", True
+            student = printable(job.submission.student)
+            graded = self._read(written, job)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             worker.child.stop()
-            self._note_fault(worker, error)
+            reason = worker.why(error)
+            if shutil.disk_usage(gettempdir()).free < LEAST_FREE:
+                raise self._disk_full(Path(gettempdir())) from error
+            if job is None:
+                raise RunError(f"nothing can be graded: {reason}") from error
+            self._note_fault(job, reason)
             return f"{student}: could not be graded", False
         self._hand_out(job.folder, graded)
         write_json(self._record(job), {"key": job.key, **graded.as_json()})
@@ -204,17 +208,10 @@ class Batch:
         del self.faults[job.folder]
         return f"{student}: {graded.score} of {graded.max_score}", True
 
-    def _note_fault(self, worker: _Worker, error: Exception) -> None:
-        job = worker.job
-        reason = str(error)
-        if isinstance(error, EOFError | ConnectionError):
-            reason = f"the grader ended with status {worker.child.poll()}"
-        reason = f"{reason}: {worker.child.tail(1)}".removesuffix(": ")
-        self.faults[job.folder] = Fault(job.submission.student, printable(reason))
+    def _note_fault(self, job: Job, reason: str) -> None:
+        self.faults[job.folder] = Fault(job.submission.student, reason)
         for stale in ("results.json", "junit.xml"):  # of what was handed in or asked for before
             (self.out / job.folder / stale).unlink(missing_ok=True)
-        if shutil.disk_usage(gettempdir()).free < LEAST_FREE:
-            raise self._disk_full(Path(gettempdir())) from error
 
     def _hand_out(self, folder: str, graded: GradedSubmission) -> None:
         theirs = self.out / folder
@@ -253,8 +250,21 @@ class _Worker:
     child: Child
     connection: Connection
     stack: ExitStack
-    job: Job = field(init=False)
-    started: float = field(init=False)
+    ready: bool = False
+    job: Job | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        self.since = time.monotonic()
+        with suppress(BrokenPipeError):  # it has just died: what is received next says so
+            self.connection.send_bytes(json.dumps(message).encode())
+
+    def why(self, error: Exception) -> str:
+        """Why there is no answer, with the last line of the log."""
+        reason = str(error)
+        if isinstance(error, EOFError | ConnectionError):
+            reason = f"the grader ended with status {self.child.poll()}"
+        return printable(f"{reason}: {self.child.tail(1)}".removesuffix(": "), 400)
 
     def end(self) -> None:
         """Let it end by itself, which an idle worker does when the connection closes."""
@@ -262,48 +272,3 @@ class _Worker:
         with suppress(subprocess.TimeoutExpired):
             self.child.wait(GRACE_S)
         self.stack.close()
-
-
-def folder_names(submissions: Sequence[Submission]) -> list[str]:
-    """A name for each submission's folder: the student's, where a file system takes it as it is.
-
-    Any other name (of signs, too long, reserved, taken by an earlier one) becomes readable letters
-    and the beginning of a hash.
-    """
-    taken: set[str] = set()
-    names = []
-    for each in submissions:
-        name = each.student
-        plain = PLAIN_NAME.fullmatch(name) and len(name.encode()) <= LONGEST_NAME
-        if not plain or name.casefold() in taken | RESERVED:
-            whole = os.fsencode(each.path.name) + b"/" + name.encode("utf-8", "surrogateescape")
-            letters = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-")
-            name = f"{letters}-{hashlib.sha256(whole).hexdigest()[:10]}".lstrip("-")
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-@contextmanager
-def only_one(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process: :class:`InputError` while another one grades into it."""
-    try:
-        private = out / PRIVATE
-        private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise InputError(
-            f"--out {out}: cannot write there ({error.strerror}); name a folder you can write"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"--out {out}: another `course grade` is writing there; wait for it or name another"
-        ) from error
-    else:
-        yield
-    finally:
-        os.close(lock)

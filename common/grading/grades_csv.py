@@ -26,14 +26,17 @@ def as_csv(graded: Sequence[GradedSubmission], ungraded: Sequence[tuple[str, str
     Parameters
     ----------
     graded
-        Each submission with a grade. Names, dates and penalties are not known to the grader: their
-        cells are empty, the penalty is 0.
+        Each submission with a grade; of a student's several the best. Names, dates and penalties
+        are not known to the grader: their cells are empty, the penalty is 0.
     ungraded
         Student and lab of what the grader could not grade: the cells of the points stay empty, so
         that no import takes them for zero.
     """
-    rows: list[dict[str, str | int]] = [
-        {
+    rows: dict[str, dict[str, str | int]] = {
+        student: {"assignment": lab, "student_id": student} for student, lab in ungraded
+    }
+    for each in sorted(graded, key=lambda each: each.score):
+        rows[each.student] = {
             "assignment": each.lab,
             "student_id": each.student,
             "raw_score": each.score,
@@ -41,14 +44,11 @@ def as_csv(graded: Sequence[GradedSubmission], ungraded: Sequence[tuple[str, str
             "score": each.score,
             "max_score": each.max_score,
         }
-        for each in graded
-    ]
-    rows += [{"assignment": lab, "student_id": student} for student, lab in ungraded]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, restval="")
     writer.writeheader()
-    for row in sorted(rows, key=lambda row: str(row["student_id"])):
-        writer.writerow({name: safe_cell(value) for name, value in row.items()})
+    for student in sorted(rows):
+        writer.writerow({name: safe_cell(value) for name, value in rows[student].items()})
     return stream.getvalue()
 
 

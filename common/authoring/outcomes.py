@@ -57,7 +57,8 @@ def run_every_exercise(
         listed = Path(folder, "nodes.txt")
         listed.write_text("\n".join(nodes), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += ["-n", str(jobs), "--dist", "load", f"--junitxml={report}", f"@{listed}"]
+        command += ["-n", str(jobs), "--dist", "load"] if jobs > 1 else []
+        command += [f"--junitxml={report}", f"@{listed}"]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("PYTEST_ADDOPTS", None)
         with supervised(command, log=log, cwd=root, env=environment, name="pytest") as child:

@@ -1,0 +1,146 @@
+"""Whether a submission changed what it is judged with."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
+
+PROTECTED = (
+    *("builtins", "operator", "math", "cmath", "time", "json", "random", "functools", "warnings"),
+    *("socket", "_socket", "signal", "unittest.case", "unittest.mock", "importlib", "inspect"),
+    *("numpy", "numpy.testing", "numpy.testing._private.utils", "numpy.linalg", "numpy.random"),
+    *("numpy._core.numeric", "numpy._core.fromnumeric", "numpy._core._methods"),
+    *("numpy._core._multiarray_umath", "numpy.linalg._linalg"),
+    *("pytest", "_pytest.python_api", "_pytest.raises", "_pytest.outcomes", "_pytest.runner"),
+    *("_pytest.reports", "_pytest.assertion", "_pytest.assertion.rewrite", "_pytest.python"),
+    *(
+        "_pytest.assertion.util",
+        "_pytest.skipping",
+        "_pytest.main",
+        "_pytest.config",
+        "_pytest.nodes",
+    ),
+    *("_pytest.fixtures", "_pytest.monkeypatch", "_pytest.recwarn", "_pytest._code.code"),
+    *("pluggy._callers", "pluggy._hooks", "pluggy._manager", "pluggy._result", "pytest_timeout"),
+    *("hypothesis", "hypothesis.core", "hypothesis.control", "hypothesis._settings"),
+    *("hypothesis.internal.conjecture.engine", "hypothesis.internal.conjecture.data"),
+    *("_hypothesis_pytestplugin", "torch", "torch.testing", "torch.testing._comparison"),
+    *(
+        "pandas.testing",
+        "pandas._testing.asserters",
+        "scipy.stats",
+        "common.exercises.pytest_plugin",
+    ),
+    *("common.exercises.pytest_grader", "common.exercises.grading", "common.exercises.catalog"),
+    *("common.grading.trusted_driver", "common.grading.trusted_audit"),
+    *("common.grading.trusted_integrity", "common.grading.trusted_seeds"),
+)
+EXITS = ("_exit", "write", "read", "fork", "kill", "waitpid", "fstat", "stat", "open", "urandom")
+COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__")
+VARYING = {
+    ("warnings", "showwarning"),
+    ("warnings", "_showwarnmsg_impl"),
+    ("_pytest.assertion.util", "_reprcompare"),
+    ("_pytest.assertion.util", "_assertion_pass"),
+    ("_pytest.assertion.util", "_config"),
+}
+Watched = FunctionType | BuiltinFunctionType | type
+SHOWN = 8
+
+
+def changed_since() -> Callable[[], list[str]]:
+    """Remember everything that is protected now; what is returned names what is another."""
+    import importlib
+
+    for name in PROTECTED:
+        if name.split(".")[0] in sys.modules or name.startswith(("common", "numpy", "unittest")):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue
+    modules = {name: sys.modules[name] for name in PROTECTED if name in sys.modules}
+    before = dict(_parts(modules))
+    loaded, table, missing = sys.modules, dict, object()
+
+    def changed() -> list[str]:
+        if sys.modules is not loaded or type(sys.modules) is not table:
+            return ["sys.modules"]
+        found = [
+            f"sys.modules[{name!r}]"
+            for name, module in modules.items()
+            if not name.startswith("common.grading") and loaded.get(name) is not module
+        ]
+        now = dict(_parts(modules))
+        found += [name for name, part in before.items() if now.get(name, missing) is not part]
+        return found[:SHOWN]
+
+    return changed
+
+
+def _parts(modules: dict[str, ModuleType]) -> Iterator[tuple[str, object]]:
+    """Functions, classes and their methods, with the code that each runs."""
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for key, value in list(vars(module).items()):
+            if not isinstance(value, Watched) or (name, key) in VARYING:
+                continue
+            yield f"{name}.{key}", value
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield from _inside(f"{name}.{key}", value)
+    for key in EXITS:
+        yield f"os.{key}", getattr(os, key)
+
+
+def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, FunctionType):
+        yield f"{name}.__code__", value.__code__
+        yield f"{name}.__defaults__", value.__defaults__
+    elif isinstance(value, type) and value.__module__.startswith(("_pytest", "pluggy", "unittest")):
+        for key, part in list(vars(value).items()):
+            if isinstance(part, FunctionType):
+                yield f"{name}.{key}", part
+                yield f"{name}.{key}.__code__", part.__code__
+
+
+def equal_to_anything(work: Path) -> list[str]:
+    """Classes of the submission whose instances claim to equal what they cannot know."""
+    inside = str(work) + os.sep
+    found = []
+    for kind in _classes():
+        for name in COMPARISONS:
+            method = vars(kind).get(name)
+            code = getattr(method, "__code__", None)
+            if code is None or not code.co_filename.startswith((inside, "<")):
+                continue
+            if name != "__bool__" and _agrees(kind, method):
+                found.append(f"{kind.__qualname__}.{name}")
+    return found[:SHOWN]
+
+
+def _classes() -> list[type]:
+    return [each for each in gc.get_objects() if isinstance(each, type)]
+
+
+def _agrees(kind: type, method: Callable[..., object]) -> bool:
+    """Whether an empty instance says yes to values of no kind at all."""
+
+    class Nothing:
+        pass
+
+    try:
+        instance = kind.__new__(kind)
+    except BaseException:
+        return False
+    for other in (Nothing(), object, float("nan")):
+        try:
+            answer = method(instance, other)
+            if answer is not NotImplemented and bool(answer):
+                return True
+        except BaseException:
+            continue
+    return False

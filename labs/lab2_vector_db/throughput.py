@@ -139,12 +139,9 @@ def closed_loop(
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Arrival times (s) of independent users: exponential gaps of mean ``1 / rate``; ascending."""
+    """Arrival times (s) of independent users, ascending: given their number they are uniform."""
     rng = np.random.default_rng(seed)
-    mean = rate * seconds
-    gaps = rng.exponential(1 / rate, size=int(mean + 10 * np.sqrt(mean) + 20))
-    arrivals: NDArray[np.float64] = np.cumsum(gaps)
-    return arrivals[arrivals < seconds]
+    return np.sort(rng.uniform(0, seconds, size=rng.poisson(rate * seconds)))
 
 
 def open_loop(

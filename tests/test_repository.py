@@ -30,7 +30,6 @@ QUICK_S = 10.0
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\ufe0f]")
 PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!-]+)(?: ; (.+))?")
 TARGET = re.compile(r"(?:^|&& )make ((?:[A-Z_]+=\S+ )*)([a-z][a-z0-9-]*)", re.MULTILINE)
-LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -241,32 +240,6 @@ def test_an_unknown_lab_is_a_clear_error(target: str) -> None:
     assert answer.returncode == 2
     assert f"error: {target}: no such lab; there are lab1" in answer.stderr
     assert not answer.stdout
-
-
-def commands(path: Path) -> Iterator[str]:
-    """Targets of the ``make`` commands in code of a markdown file."""
-    text = path.read_text(encoding="utf-8")
-    code = re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    code += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
-    for part in code:
-        yield from (match[2] for match in TARGET.finditer(part))
-
-
-@pytest.mark.parametrize("path", files(".md"), ids=name_of)
-def test_every_make_command_in_the_text_exists(path: Path) -> None:
-    """A command from a README can be pasted."""
-    for target in commands(path):
-        assert target in targets(), f"{name_of(path)}: make {target}"
-
-
-@pytest.mark.parametrize("path", files(".md"), ids=name_of)
-def test_every_link_into_the_repository_leads_somewhere(path: Path) -> None:
-    """A moved file takes its links with it."""
-    for link in LINK.findall(path.read_text(encoding="utf-8")):
-        if not re.match(r"[a-z]+:|#", link):
-            target = (path.parent / link.partition("#")[0]).resolve()
-            assert target.exists(), f"{name_of(path)}: {link}"
-            assert target.is_relative_to(ROOT), f"{name_of(path)}: {link} leaves the repository"
 
 
 def test_the_readme_names_every_lab_and_option() -> None:

@@ -21,7 +21,7 @@ from common.exercises.catalog import (
     wrong_solutions,
 )
 
-LEAST_TESTS = LEAST_WRONG = 2
+LEAST_EXERCISES = LEAST_TESTS = LEAST_WRONG = 2
 LEAST_HINT = 30
 LEAST_QUESTIONS = 12
 ROW = re.compile(r"^\| *([1-9]\.\d+) *\|(.*)\|\s*$", re.MULTILINE)
@@ -43,6 +43,8 @@ def find_exercises(root: Path) -> tuple[list[Entry], Check]:
             check.fault(entry.id, f"the hint {entry.hint!r} says too little")
     for folder in lab_folders(root):
         numbers = [int(entry.id.split(".")[1]) for entry in entries if entry.lab == folder.name]
+        if len(numbers) < LEAST_EXERCISES:
+            check.fault(folder.name, f"has {len(numbers)} exercise(s), not {LEAST_EXERCISES}")
         if numbers != list(range(1, len(numbers) + 1)):
             check.fault(
                 folder.name, f"the numbers are not 1, 2, 3 ...: {listed(map(str, numbers))}"

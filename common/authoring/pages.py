@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.exercises.catalog import read_source
 
-FOLDERS = ("labs", "capstone", "docker", "docs", "common", "tests")
+FOLDERS = ("labs", "capstone", "docker", "docs", "common", "tests", ".github", "requirements")
 INLINE = ("text", "code_inline", "softbreak")
 
 

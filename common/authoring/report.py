@@ -104,7 +104,10 @@ def summary(verified: Verified) -> str:
     """The last line."""
     totals = verified.totals()
     if verified.whole:
-        ran = f"{totals['killed']} of {totals['wrong']} wrong solutions killed"
+        run = sum(each.wrong for each in verified.exercises if each.killed is not None)
+        ran = f"{totals['killed']} of {run} wrong solutions killed"
+        if run < sum(each.wrong for each in verified.exercises):
+            ran += f" ({totals['wrong']} in all labs)"
     else:
         ran = f"{totals['wrong']} wrong solutions, not run (CI runs tests/test_every_exercise.py)"
     faults = sum(len(check.problems) for check in verified.checks)

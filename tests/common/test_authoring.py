@@ -152,6 +152,7 @@ BROKEN = [
     ("markers", SUMS, 'hint="Add the number to itself, once."', 'hint="Add."', "says too little"),
     ("markers", SUMS, '"1.2"', '"1.1"', "give it its own number"),
     ("markers", SUMS, '"1.2"', '"1.3"', "the numbers are not 1, 2, 3"),
+    ("markers", SUMS, '@exercise("1.2", points=4, title="Triple"', '@no(', "has 1 exercise"),
     ("tests", GRADED, 'exercise("1.2")\ndef test_l', 'none\ndef test_l', "has 1 test"),
     ("tests", GRADED, '"""Why large."""', "pass", "has no docstring"),
     ("tests", GRADED, '"1.2"', '"1.4"', "grades exercise 1.4"),
@@ -388,12 +389,15 @@ def test_bad_arguments_say_what_to_do(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_course_holds_every_check(tmp_path: Path, server: Path) -> None:
-    """The fast part over this repository, and the options that the pages give to its programs.
+def test_the_course_holds_every_check_that_runs_nothing() -> None:
+    """The fast part over this repository; the rest is below, and in test_every_exercise.py."""
+    verified, _ = verify.verify_fast(ROOT, curriculum.load(ROOT))
+    assert [(each.name, each.problems) for each in verified.checks if not each.passed] == []
 
-    What is left of the whole is ``tests/test_every_exercise.py``.
-    """
+
+@pytest.mark.slow
+def test_every_program_has_the_options_that_the_pages_give_it(tmp_path: Path, server: Path) -> None:
+    """An option that is renamed takes the pages with it."""
 
     def ask(module: str) -> tuple[int, str]:
         log = tmp_path / module
@@ -402,5 +406,5 @@ def test_the_course_holds_every_check(tmp_path: Path, server: Path) -> None:
             status = child.wait()
         return status, log.read_text(encoding="utf-8")
 
-    verified, _ = verify.verify_fast(ROOT, curriculum.load(ROOT), ask)
-    assert [(each.name, each.problems) for each in verified.checks if not each.passed] == []
+    found = commands.check_commands(ROOT, pages(ROOT), discover(ROOT), ask)
+    assert [problem for check in found for problem in check.problems] == []

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
-import re
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,10 @@ from common.site import syllabus
 from common.site.assets import copy_assets
 from common.site.links import broken_links
 from common.site.markdown import Reader, code_styles, highlighted
+from common.site.navigation import Navigation
 from common.site.pages import Addresses, Page, Part, Rendered, relative
 from common.site.reference import Package
+from common.site.search import search_index
 
 HERE = Path(__file__).parent
 MARK = ".production-ml-labs-site"
@@ -134,7 +134,7 @@ class _Writer:
         )
         self._layout = environment.get_template("page.html.j2")
         self._start = environment.get_template("start.html.j2")
-        self._navigation: dict[tuple[str, str], str] = {}
+        self._navigation = Navigation(parts, packages)
 
     def write_all(self) -> None:
         """Every page but the start page."""
@@ -211,44 +211,12 @@ class _Writer:
             body=body,
             rendered=rendered,
             link=link,
-            navigation=self._navigation_for(page),
+            navigation=self._navigation.of(page),
             taught=taught,
             before=before,
             after=after,
         )
         self._put(page.address, text)
-
-    def _navigation_for(self, page: Page) -> str:
-        """The syllabus as links from ``page``'s folder, its own entry marked."""
-        folder, _, _ = page.address.rpartition("/")
-        opened = self._open_part(page)
-        key = (folder, opened)
-        if key not in self._navigation:
-            self._navigation[key] = "".join(self._groups(page.address, opened))
-        mine = relative(page.address, page.address)
-        return self._navigation[key].replace(
-            f'<a href="{mine}">', f'<a href="{mine}" aria-current="page">', 1
-        )
-
-    def _open_part(self, page: Page) -> str:
-        if page.kind == "reference":
-            return next(p.folder for p in self._packages if page in p.pages)
-        return next((part.title for part in self._parts if page in part.pages), "")
-
-    def _groups(self, start: str, opened: str) -> Iterator[str]:
-        is_reference = start.startswith("reference/")
-        for part in self._parts:
-            items = [(page.address, page.title) for page in part.pages]
-            yield _group(start, part.title, items, part.title == opened or part.title == "Begin")
-        packages = [(p.pages[0].address, p.folder.replace("/", ".")) for p in self._packages]
-        yield _group(start, "Reference", packages, is_reference)
-        for package in self._packages if is_reference else ():
-            if package.folder == opened:
-                items = [
-                    (page.address, f"{page.title.rpartition('.')[2]}.py")
-                    for page in package.pages[1:]
-                ]
-                yield _group(start, package.folder.replace("/", "."), items, True)
 
     def write_start(self, cards: Sequence[syllabus.Card]) -> None:
         """The page a learner opens first."""
@@ -261,14 +229,13 @@ class _Writer:
             ),
             "",
         )
-        navigation = "".join(self._groups("index.html", ""))
         guides = [(page.address, page.title) for page in self._parts[-1].pages]
         text = self._start.render(
             site=TITLE,
             cards=cards,
             first_hour=first_hour,
             guides=guides,
-            navigation=navigation,
+            navigation=self._navigation.of_start(),
             exercises=sum(card.exercises for card in cards),
         )
         self._put("index.html", text)
@@ -280,30 +247,6 @@ class _Writer:
         target.write_text(text, encoding="utf-8")
 
     def write_search(self) -> None:
-        """``assets/search-index.js``: a script, because a page from a disk may not fetch a file."""
-        rows = [
-            row for page, part, rendered in self.rendered for row in _rows(page, part, rendered)
-        ]
-        text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-        file = self._out / "assets" / "search-index.js"
-        file.write_text(f"window.SEARCH_INDEX={text};\n".replace("</", "<\\/"), encoding="utf-8")
-
-
-def _group(start: str, title: str, items: Iterable[tuple[str, str]], is_open: bool) -> str:
-    links = "".join(
-        f'<li><a href="{relative(start, address)}">{html.escape(text)}</a></li>'
-        for address, text in items
-    )
-    state = " open" if is_open else ""
-    return f"<details{state}><summary>{html.escape(title)}</summary><ul>{links}</ul></details>\n"
-
-
-def _rows(page: Page, part: str, rendered: Rendered) -> Iterator[list[str]]:
-    """Of each section: address, page, part, heading, text, kind."""
-    if page.kind == "reference" and page.address.endswith("index.html"):
-        return
-    for section in rendered.sections:
-        address = f"{page.address}#{section.anchor}" if section.anchor else page.address
-        text = re.sub(r"\s+", " ", section.text)
-        heading = section.heading if section.anchor else ""
-        yield [address, page.title, part, heading, text, page.kind]
+        """``assets/search-index.js``."""
+        text = search_index(self.rendered)
+        (self._out / "assets" / "search-index.js").write_text(text, encoding="utf-8")

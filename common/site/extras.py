@@ -18,7 +18,8 @@ def traps_page(root: Path, folder: str, title: str, command: str) -> str:
     What a trap measures is not here: the page says what goes wrong and how to see it happen.
     """
     shown: list[str] = []
-    for file in sorted((root / folder).glob("*traps.py")):
+    files = sorted((root / folder).glob("*traps.py"), key=lambda file: len(file.name))
+    for file in files:
         functions = [n for n in ast.parse(read_source(file)).body if isinstance(n, ast.FunctionDef)]
         shown += [_trap_text(f, call, command) for f in functions if (call := _trap(f))]
     if not shown:

@@ -37,7 +37,7 @@ async function draw() {
     const { width } = svg.viewBox.baseVal;
     svg.style.width = `${width}px`;
     svg.style.maxWidth = "100%";
-    svg.style.minWidth = `${Math.round(0.6 * width)}px`;
+    svg.style.minWidth = `${Math.round((innerWidth < 600 ? 0.75 : 0.5) * width)}px`;
   }
 }
 draw();
@@ -80,7 +80,10 @@ function load() {
           address, page, part, heading, text, kind,
           body: text.toLowerCase(),
           head: heading.toLowerCase(),
-          top: heading ? "" : page.toLowerCase(),
+          top: page.toLowerCase(),
+          // The title of its page says less of a section than of the page's beginning; a list of
+          // further reading has the words and explains none.
+          share: (heading ? 1 : 5) * (heading === "Reading" ? 0 : 1),
         })),
       );
     document.head.append(script);
@@ -105,7 +108,7 @@ function find(sections, query) {
     };
     const hits = new Map();
     for (const section of scores.keys()) {
-      const weight = 5 * count(section.top) + 4 * count(section.head) + count(section.body) / 2;
+      const weight = section.share * count(section.top) + 4 * count(section.head) + count(section.body) / 2;
       if (weight) hits.set(section, weight / (weight + 1.5));
     }
     const rarity = Math.log(1 + sections.length / (1 + hits.size));

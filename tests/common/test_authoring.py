@@ -152,7 +152,7 @@ BROKEN = [
     ("markers", SUMS, 'hint="Add the number to itself, once."', 'hint="Add."', "says too little"),
     ("markers", SUMS, '"1.2"', '"1.1"', "give it its own number"),
     ("markers", SUMS, '"1.2"', '"1.3"', "the numbers are not 1, 2, 3"),
-    ("markers", SUMS, '@exercise("1.2", points=4, title="Triple"', '@no(', "has 1 exercise"),
+    ("markers", SUMS, '@exercise("1.2",', '@other("1.2",', "has 1 exercise"),
     ("tests", GRADED, 'exercise("1.2")\ndef test_l', 'none\ndef test_l', "has 1 test"),
     ("tests", GRADED, '"""Why large."""', "pass", "has no docstring"),
     ("tests", GRADED, '"1.2"', '"1.4"', "grades exercise 1.4"),

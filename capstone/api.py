@@ -24,6 +24,9 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._
 """An id that a client makes up: letters, digits and ``. _ : -``."""
 
 
+Variant = Annotated[Whole, Field(ge=0, le=15)]
+
+
 class Reaction(StrEnum):
     """What a person may do with an item of the feed."""
 
@@ -80,8 +83,11 @@ class FeedItem(Strict):
     value: float
     penalty: dict[str, float]
     """What re-ranking took off the value, by cause: ``diversity``, ``creator``."""
-    propensity: float
-    """Probability that the item was shown at this position, given the request; 1 unless random."""
+    propensity: float | None
+    """Probability that the item was shown at this position, given the request; 1 unless random.
+    Null in an interleaved feed."""
+    team: int | None = None
+    """In an interleaved feed, the variant that picked the item."""
 
 
 class FeedAnswer(Strict):
@@ -209,6 +215,13 @@ class BundleIn(Strict):
         min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
     )
     arm: Name | None = None
+
+
+class InterleavedIn(Strict):
+    """Two variants; the new arm starts with weight 0 and drafts each feed from both."""
+
+    variants: tuple[Variant, Variant]
+    arm: Name = "interleaved"
 
 
 class WithdrawnIn(Strict):

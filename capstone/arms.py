@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,10 +32,6 @@ class Arm:
     name: str
     loaded: LoadedBundle
     pipeline: Pipeline
-
-
-Rank = Callable[[Arm, Request], Awaitable[None]]
-"""Runs the ranking stages of an arm for a request."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +166,8 @@ class Shadow:
         self.counts = dict.fromkeys((*self._outcome, "dropped"), 0)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def offer(self, request: Request, run: Rank) -> None:
-        """Copy a served request if it is in the sample.
-
-        Parameters
-        ----------
-        run
-            Runs the ranking stages of an arm for a request.
-        """
+    def offer(self, request: Request) -> None:
+        """Copy a served request if it is in the sample."""
         settings = self._arms.settings
         variant = settings.shadow
         if variant is None or variant == request.variant or request.missed:
@@ -189,19 +178,13 @@ class Shadow:
             self.counts["dropped"] += 1
             return
         copy = Request(request.request_id, request.user_id, request.unit_id, request.k, variant)
-        task = asyncio.ensure_future(self._compare(self._arms[variant], request, copy, run))
+        task = asyncio.ensure_future(self._compare(self._arms[variant], request, copy))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _compare(
-        self,
-        arm: Arm,
-        request: Request,
-        copy: Request,
-        run: Rank,
-    ) -> None:
+    async def _compare(self, arm: Arm, request: Request, copy: Request) -> None:
         try:
-            await run(arm, copy)
+            await arm.pipeline.rank(copy)
         except Exception:  # whatever an arm that is not live does, is a count
             self._count("failed")
             return

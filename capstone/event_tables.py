@@ -56,7 +56,9 @@ def feed_schema() -> pa.Schema:
     """One row a feed; lists are in order of position, ``p_<head>`` empty in a fallback feed.
 
     ``in_experiment`` is False for a unit outside the coverage and for a variant that was asked
-    for; ``source`` has the bit masks of :data:`capstone.sources.SOURCE_NAMES`.
+    for; ``source`` has the bit masks of :data:`capstone.sources.SOURCE_NAMES`. ``pool``,
+    ``pool_values`` and ``sharpness`` are what the exploration slots were drawn from, best first,
+    and how; ``teams`` the variant whose pick each item of an interleaved feed is.
     """
     import pyarrow as pa
 
@@ -69,7 +71,9 @@ def feed_schema() -> pa.Schema:
             ("cold_start", yes), ("fallback", text), ("n_candidates", number),
             ("latency_ms", pa.float64()), ("items", items), ("slots", pa.list_(text)),
             ("source", items), ("propensities", numbers), ("values", numbers),
-            *((f"p_{head}", numbers) for head in HEADS), ("at", number),
+            *((f"p_{head}", numbers) for head in HEADS), ("pool", items),
+            ("pool_values", pa.list_(pa.float32())), ("sharpness", pa.float64()),
+            ("teams", items), ("at", number),
         ]
     )  # fmt: skip
 
@@ -148,7 +152,8 @@ class FeedTables:
                 parts.append(parse(self._unmoved(kind, done), kind))
             except LogTruncated:
                 continue  # the log was moved meanwhile: read the newer files
-            return pa.concat_tables(parts)
+            # A file of an earlier version of this code lacks the newest columns.
+            return pa.concat_tables(parts, promote_options="default").select(parts[-1].schema.names)
         raise LogTruncated(f"{self.log(kind)} is cut faster than it can be read")
 
     def _unmoved(self, kind: str, done: int) -> list[bytes]:

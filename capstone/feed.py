@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,43 @@ class Shown:
     diversity_penalty: Floats
     creator_penalty: Floats
     heads: Mapping[str, Floats] = field(default_factory=dict)
+    pool: Ints = field(default_factory=lambda: NO_CANDIDATES.ids)
+    """[P]: what the exploration slots were drawn from, best first; empty where nothing was."""
+    pool_value: Floats = field(default_factory=lambda: np.zeros(0))
+    """[P]: the values that the draw's chances follow from."""
+    teams: Ints | None = None
+    """[k]: of an interleaved feed, the variant whose pick each item is."""
+
+    def rows(self, rows: Ints) -> Shown:
+        """These places of the feed alone, without its pool."""
+        return Shown(
+            self.items[rows],
+            tuple(self.slots[row] for row in rows),
+            self.source[rows],
+            self.propensity[rows],
+            self.value[rows],
+            self.diversity_penalty[rows],
+            self.creator_penalty[rows],
+            {head: p[rows] for head, p in self.heads.items()},
+        )
+
+    @staticmethod
+    def concatenated(parts: Sequence[Shown]) -> Shown:
+        """At least one part, one after the other."""
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        return Shown(
+            joined("items"),
+            tuple(slot for part in parts for slot in part.slots),
+            joined("source"),
+            joined("propensity"),
+            joined("value"),
+            joined("diversity_penalty"),
+            joined("creator_penalty"),
+            {head: np.concatenate([part.heads[head] for part in parts]) for head in parts[0].heads},
+        )
 
 
 @dataclass
@@ -61,6 +98,8 @@ class Request:
     scores: Mapping[str, Floats] = field(default_factory=dict)
     """Calibrated probabilities of each head, [C]."""
     shown: Shown | None = None
+    drafts: tuple[Request, Request] | None = None
+    """Of an interleaved feed: what either arm knows."""
     missed: tuple[str, Missed] | None = None
     """The stage that gave nothing, and why; then the feed is a fallback."""
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -99,6 +138,11 @@ class Pipeline:
     def ranking(self) -> tuple[Stage, ...]:
         """The stages that make a feed, in their order."""
         return self.hydrate, self.source, self.filter, self.score, self.select
+
+    async def rank(self, request: Request) -> None:
+        """Those stages without deadlines: for a request that nobody waits for."""
+        for stage in self.ranking:
+            await stage(request)
 
 
 Observe = Callable[[str, float], None]

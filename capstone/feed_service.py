@@ -19,11 +19,12 @@ from capstone.event_log import EventConflict, EventLog, LogRefused
 from capstone.fallback import CircuitBreaker, DependencyDown, LastGood
 from capstone.feed import Request, execute_stages
 from capstone.gateway_config import GatewayConfig, arm_name
+from capstone.interleaved_feed import interleaved_arm
 from capstone.loaded_bundle import LoadedBundle, Mismatch
 from capstone.request_ids import RequestIds, Served, ServedRequests
 from capstone.scorer import LocalScorer, Scorer, TorchServeConnection, TorchServeScorer
 from capstone.service_metrics import ServiceMetrics
-from capstone.stages import answer_items, build_pipeline
+from capstone.stages import answer_items, build_pipeline, person, stage_latencies
 from capstone.user_state import SqliteState, UserState, read_histories, replay
 from capstone.withdrawn import Withdrawn
 from common.errors import InputError
@@ -186,7 +187,7 @@ class FeedService:
             }
         )
         self._recent.append(request.timings_ms)
-        self.shadow.offer(request, _rank)
+        self.shadow.offer(request)
         now = time.perf_counter()
         self._child("answer").observe(now - answering)
         self.metrics.latency.observe(now - began)
@@ -265,6 +266,24 @@ class FeedService:
             raise HttpError(409, str(error)) from error
         return self.arms.described()[-1]
 
+    def interleave(self, asked: api.InterleavedIn) -> api.Arm:
+        """A new arm of weight 0 that drafts each feed from two others.
+
+        Raises
+        ------
+        HttpError
+            422 for a variant that there is not, 409 for two that cannot be interleaved.
+        """
+        first, second = asked.variants
+        if max(first, second) >= len(self.arms):
+            raise HttpError(422, f"variants = {asked.variants} must be below {len(self.arms)}")
+        try:
+            pair = self.arms[first], self.arms[second]
+            self.arms.add(interleaved_arm(asked.arm, pair, asked.variants, self._rng))
+        except InputError as error:
+            raise HttpError(409, str(error)) from error
+        return self.arms.described()[-1]
+
     def set_experiment(self, asked: api.ExperimentIn) -> api.Experiment:
         """Change weights, coverage and shadow; on disk when this returns.
 
@@ -301,26 +320,11 @@ class FeedService:
     async def people(self) -> list[api.Person]:
         """Some users for the page, with what they watched last."""
         titles = self.arms[0].loaded.catalogue.titles
-        return [
-            api.Person(
-                user_id=user,
-                watched=len(history.items),
-                recent=[titles[item] for item in history.items[:-4:-1] if item < len(titles)],
-            )
-            for user, history in await self.state.people(PEOPLE)
-        ]
+        return [person(user, history, titles) for user, history in await self.state.people(PEOPLE)]
 
     def stages(self) -> list[api.StageLatency]:
         """Latency of each stage over the last requests."""
-        found: dict[str, list[float]] = {}
-        for timings in self._recent:
-            for stage, ms in timings.items():
-                found.setdefault(stage, []).append(ms)
-        rows = []
-        for stage, values in found.items():
-            p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
-            rows.append(api.StageLatency(stage=stage, n=len(values), p50_ms=p50, p99_ms=p99))
-        return rows
+        return stage_latencies(self._recent)
 
     def tell(self) -> None:
         """Set the gauges that are read at a scrape."""
@@ -371,7 +375,7 @@ class FeedService:
             try:
                 async with asyncio.timeout(WARM_UP_S):
                     for user in people:
-                        await _rank(arm, Request("warm-up", user, str(user), 1, variant))
+                        await arm.pipeline.rank(Request("warm-up", user, str(user), 1, variant))
             except (DependencyDown, TimeoutError) as error:
                 log.warning("arm %s is not warm: %r", arm.name, error)
 
@@ -407,12 +411,6 @@ class FeedService:
 
     def _count(self, reaction: str, outcome: str) -> None:
         self.metrics.events.labels(reaction, outcome).inc()
-
-
-async def _rank(arm: Arm, request: Request) -> None:
-    """The stages that rank, without deadlines: for a copy."""
-    for stage in arm.pipeline.ranking:
-        await stage(request)
 
 
 def _log_error(request: Request, stage: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ It listens on loopback unless told otherwise. ``python -m capstone.gateway CONFI
 ``GET /experiment``  client  arms, weights, shadow
 ``PUT /experiment``  admin   change them
 ``POST /bundles``  admin   load a bundle as a new arm of weight 0
+``POST /interleaved``  admin   a new arm of weight 0 that drafts its feeds from two others
 ``PUT /withdrawn``  admin   items that nobody may be shown any more
 ``GET /health``    open    the process answers
 ``GET /ready``     open    send traffic (200) or not (503)
@@ -221,6 +222,12 @@ def _routes(service: FeedService, config: GatewayConfig, lifespan: Any) -> FastA
     async def add_bundle(request: Request) -> api.Arm:
         return await service.add_bundle(await body_of(request, api.BundleIn))
 
+    @app.post(
+        "/interleaved", responses=refusals | _problems(409), openapi_extra=_takes(api.InterleavedIn)
+    )  # fmt: skip
+    async def interleave(request: Request) -> api.Arm:
+        return service.interleave(await body_of(request, api.InterleavedIn))
+
     @app.put("/withdrawn", responses=refusals, openapi_extra=_takes(api.WithdrawnIn))
     async def withdraw(request: Request) -> api.WithdrawnIn:
         asked: api.WithdrawnIn = await body_of(request, api.WithdrawnIn)
@@ -265,7 +272,10 @@ class _PageFiles(StaticFiles):
 def _describe(app: FastAPI, bearer: HTTPBearer) -> None:
     """Add to the OpenAPI what the gate does: the token, and the models it parses itself."""
     plain = app.openapi
-    models = (api.FeedQuery, api.EventIn, api.ExperimentIn, api.BundleIn, api.WithdrawnIn)
+    models = (
+        api.FeedQuery, api.EventIn, api.ExperimentIn, api.BundleIn, api.InterleavedIn,
+        api.WithdrawnIn,
+    )  # fmt: skip
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -25,7 +25,9 @@ Model = TypeVar("Model", bound=BaseModel)
 BODY_BYTES = 16_384
 OPEN = frozenset({"/", "/health", "/ready", "/metrics"})
 """Paths without a token; so are those below ``/static/``."""
-ADMIN = frozenset({("PUT", "/experiment"), ("POST", "/bundles"), ("PUT", "/withdrawn")})
+ADMIN = frozenset(
+    {("PUT", "/experiment"), ("POST", "/bundles"), ("POST", "/interleaved"), ("PUT", "/withdrawn")}
+)
 ROUTES = frozenset(
     f"/{name}"
     for name in (

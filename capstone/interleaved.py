@@ -2,16 +2,22 @@
 
 An A/B test compares people; interleaving compares within one session, and so needs far fewer. It
 answers one question, which of the two is preferred, and not by how many clicks. The draft, its
-credit and its test are lab 6's (team draft: Radlinski, Kurup & Joachims 2008). People and clicks
-are simulated.
+credit and its test are lab 6's (team draft: Radlinski, Kurup & Joachims 2008).
+
+The gateway serves such feeds (:mod:`capstone.interleaved_feed`), and `logged_preference` reads
+their credit in its event log. How many sessions either design needs is computed in the simulated
+world.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
+from capstone.event_tables import EXPOSURES, REACTIONS, FeedTables
 from capstone.experiment_log import Floats, Ints
 from capstone.world import World
 from common.errors import InputError, require
@@ -82,6 +88,59 @@ def interleave(
     clicks = world.respond(people, drafted, day, rng).clicks
     # Each session is of a person of its own, who happens to have the taste of a real user.
     return compare_interleaved(np.arange(sessions), credit(clicks, teams))
+
+
+def logged_preference(log: Path, second: int, *, arm: str = "interleaved") -> Preference:
+    """The credit of the interleaved feeds in a gateway's event log, and its test over units.
+
+    A click, like or share of an item counts once for the variant that picked it: positive prefers
+    ``second``. A feed without a reaction has credit 0; a fallback feed was not drafted
+    and has none.
+
+    Parameters
+    ----------
+    log
+        Folder of the event log; may be written meanwhile.
+    second
+        The variant that credit counts for.
+
+    Raises
+    ------
+    InputError
+        Fewer than two units with such a feed, or credit that never varies.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for kind in (EXPOSURES, REACTIONS):
+            connection.register(kind, FeedTables(log).read(kind))
+        rows = connection.execute(
+            """
+            WITH drafted AS (
+                SELECT request_id, unit_id, items, teams FROM exposures
+                WHERE arm = ? AND in_experiment AND len(teams) > 0),
+            clicked AS (
+                SELECT DISTINCT request_id, item_id FROM reactions WHERE reaction <> 'hide')
+            SELECT unit_id,
+                   coalesce(sum(CASE WHEN item_id IS NULL THEN 0
+                       WHEN teams[list_position(items, item_id)] = ? THEN 1 ELSE -1 END), 0)
+            FROM drafted LEFT JOIN clicked USING (request_id)
+            GROUP BY request_id, unit_id
+            """,
+            [arm, second],
+        ).fetchall()
+    units = np.unique([unit for unit, _ in rows], return_inverse=True)[1] if rows else np.zeros(0)
+    return compare_interleaved(units.astype(np.int64), np.array([float(c) for _, c in rows]))
+
+
+def sessions_needed(preference: Preference, effect: float) -> float:
+    """Sessions for power .8 at 5 % with this spread of the credit, were ``effect`` the true mean.
+
+    ``(z_.975 + z_.8)^2 s^2 / effect^2``, as `sensitivity` has it for simulated drafts.
+    """
+    z = float(norm.isf(0.025) + norm.ppf(0.8))
+    variance = preference.se**2 * preference.n_users
+    return z**2 * variance / effect**2
 
 
 def film_world(world: World, n_users: int, *, day: int = 0) -> FilmWorld:

@@ -131,6 +131,10 @@ class Selection:
         not placed by it (backfill, exploration).
     value : [k]
         The value as it came in.
+    pool : [P]
+        Row numbers of what the exploration slots were drawn from, best first; empty where nothing
+        was drawn. With ``pool_value`` [P], the values that the chances follow from, a log can say
+        what another draw would have done.
     """
 
     rows: NDArray[np.intp]
@@ -139,6 +143,8 @@ class Selection:
     diversity_penalty: Floats
     creator_penalty: Floats
     value: Floats
+    pool: NDArray[np.intp]
+    pool_value: Floats
 
 
 def rerank(
@@ -183,8 +189,8 @@ def rerank(
     may_show = catalogue.visible[ids] if allowed is None else allowed
     k = min(k, int(np.count_nonzero(may_show)))
     if k == 0:
-        nothing = np.zeros(0)
-        return Selection(np.zeros(0, np.intp), (), *[nothing] * 4)
+        nothing, none = np.zeros(0), np.zeros(0, np.intp)
+        return Selection(none, (), nothing, nothing, nothing, nothing, none, nothing)
 
     creator = catalogue.creator[ids]
     creator_penalty = np.zeros(len(ids))
@@ -206,7 +212,8 @@ def rerank(
         behind[places] = False
         places = np.concatenate([places, np.flatnonzero(behind)])
         order, slot = order[places], slot[places]
-    rows, slot, propensity = _explore(order, slot, decayed, config, k, slots, rng)
+    pool = order[ranked : ranked + max(config.exploration_pool, slots)] if slots else order[:0]
+    rows, slot, propensity = _explore(order, slot, pool, decayed[pool], config, k, slots, rng)
     return Selection(
         rows,
         tuple(SLOTS[slot].tolist()),
@@ -214,6 +221,8 @@ def rerank(
         np.where(slot == EXPLORATION, 0.0, diversity_penalty[rows]),
         creator_penalty[rows],
         worth[rows],
+        pool,
+        decayed[pool],
     )
 
 
@@ -245,18 +254,18 @@ def _diversify(
 def _explore(
     order: NDArray[np.intp],
     slot: Ints,
-    decayed: Floats,
+    pool: NDArray[np.intp],
+    pool_value: Floats,
     config: RerankConfig,
     k: int,
     slots: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.intp], Ints, Floats]:
-    """The k places with ``slots`` of them drawn from what stands behind the others."""
+    """The k places with ``slots`` of them drawn from the pool, which stands behind the others."""
     if slots == 0:
         return order[:k], slot[:k], np.ones(k)
     ranked = k - slots
-    pool = order[ranked : ranked + max(config.exploration_pool, slots)]
-    weights = exploration.pool_weights(decayed[pool], config.exploration_sharpness)
+    weights = exploration.pool_weights(pool_value, config.exploration_sharpness)
     shown = exploration.draw(weights, k, slots, rng)
     kept = np.ones(k, dtype=bool)
     kept[shown.position] = False

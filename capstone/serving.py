@@ -80,6 +80,10 @@ class Service:
         """Load a bundle below the bundle root as a new arm of weight 0."""
         return self._ask("POST", "/bundles", {"folder": folder, "arm": arm})
 
+    def interleave(self, variants: tuple[int, int], arm: str = "interleaved") -> dict[str, Any]:
+        """Add an arm of weight 0 that drafts its feeds from two others."""
+        return self._ask("POST", "/interleaved", {"variants": list(variants), "arm": arm})
+
     def metrics(self) -> str:
         """The Prometheus text."""
         return httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).text

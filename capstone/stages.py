@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capstone.api import Slot
+from capstone.api import Person, Slot, StageLatency
 from capstone.calibration import calibrated
 from capstone.fallback import CircuitBreaker, LastGood, fallback_items
 from capstone.feed import Pipeline, Request, Shown
@@ -21,7 +21,7 @@ from capstone.score_codec import ScoreRequest
 from capstone.scorer import Scorer
 from capstone.service_metrics import ServiceMetrics
 from capstone.sources import SOURCE_NAMES, Candidates, gather, mask_of
-from capstone.user_state import UserState
+from capstone.user_state import History, UserState
 from capstone.value import HEADS
 
 Ints = NDArray[np.int64]
@@ -159,6 +159,8 @@ class Select:
             diversity_penalty=chosen.diversity_penalty,
             creator_penalty=chosen.creator_penalty,
             heads={head: p[rows] for head, p in request.scores.items()},
+            pool=found.ids[chosen.pool],
+            pool_value=chosen.pool_value,
         )
 
 
@@ -254,6 +256,11 @@ class Log:
             "propensities": shown.propensity,
             "values": shown.value,
             **{f"p_{head}": np.ascontiguousarray(p) for head, p in shown.heads.items()},
+            # What another draw from the same pool would have done can be told from these.
+            "pool": shown.pool,
+            "pool_values": shown.pool_value.astype(np.float32),
+            "sharpness": self.loaded.rerank.exploration_sharpness if len(shown.pool) else None,
+            "teams": shown.teams,
             "at": time.time_ns() // 1000,
         }
 
@@ -269,7 +276,8 @@ def answer_items(request: Request, loaded: LoadedBundle) -> list[dict[str, Any]]
     columns = zip(
         shown.items.tolist(), shown.slots, shown.source.tolist(), shown.propensity.tolist(),
         shown.value.tolist(), shown.diversity_penalty.tolist(), shown.creator_penalty.tolist(),
-        probabilities, strict=True,
+        probabilities, [None] * len(shown.items) if shown.teams is None else shown.teams.tolist(),
+        strict=True,
     )  # fmt: skip
     return [
         {
@@ -281,11 +289,31 @@ def answer_items(request: Request, loaded: LoadedBundle) -> list[dict[str, Any]]
             "value": value,
             "penalty": {"diversity": diversity, "creator": creator},
             "propensity": propensity,
+            "team": team,
         }
-        for position, (item, slot, source, propensity, value, diversity, creator, p) in enumerate(
-            columns
+        for position, (item, slot, source, propensity, value, diversity, creator, p, team) in (
+            enumerate(columns)
         )
     ]
+
+
+def person(user: int, history: History, titles: Sequence[str]) -> Person:
+    """What the page shows of a user: the newest films of the history."""
+    recent = [titles[item] for item in history.items[:-4:-1] if item < len(titles)]
+    return Person(user_id=user, watched=len(history.items), recent=recent)
+
+
+def stage_latencies(timings: Iterable[Mapping[str, float]]) -> list[StageLatency]:
+    """Median and 99th percentile of each stage over requests' timings in milliseconds."""
+    found: dict[str, list[float]] = {}
+    for request in timings:
+        for stage, ms in request.items():
+            found.setdefault(stage, []).append(ms)
+    rows = []
+    for stage, values in found.items():
+        p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
+        rows.append(StageLatency(stage=stage, n=len(values), p50_ms=p50, p99_ms=p99))
+    return rows
 
 
 def build_pipeline(

@@ -16,7 +16,7 @@ from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES
 from capstone.names import slug
 from capstone.release import GROUPS, REGISTERED, REGISTRY, STORE, USERS, keep
 from capstone.reranking import RerankConfig
-from capstone.reranking_study import Scored
+from capstone.reranking_study import Scored, lists_of
 from common.results import write_json
 
 RERANK = "rerank.json"
@@ -89,13 +89,13 @@ def rerank(c: Context) -> None:
 def fairness(c: Context) -> None:
     """User groups and simulated creators (lab 3), the mitigation and its price, the gate."""
     from capstone import fairness_gate, figures_fairness
-    from capstone.fairness_audit import TARGET, study_fairness
+    from capstone.fairness_audit import TARGET, audit, study_fairness
 
     folder = c.workspace.need("rerank")
     chosen = RerankConfig.from_json(json.loads((folder / RERANK).read_text(encoding="utf-8")))
     validation, test = read_scored(c)
     vectors = np.load(c.workspace.need("index") / "vectors.npy")
-    parts = c.judged_parts(c.workspace.need("export"), "champion")
+    exported = c.workspace.need("export")
     with c.workspace.stage("fairness", "rerank") as made:
         study = study_fairness(
             validation, test, c.feed, c.catalogue, vectors, chosen,
@@ -108,8 +108,19 @@ def fairness(c: Context) -> None:
         served, verdict = (study.after, after) if mitigated else (study.before, before)
         config = study.config if mitigated else replace(study.config, min_exposure=0.0)
         write_json(made / RERANK, replace(config, exploration_slots=EXPLORED).as_json())
-        of = bundle.judged_parts(parts, c.weights())
-        write_promotion(Promotion(verdict.promote, verdict.text, of), made / GATE)
+        # The reference with the same re-ranking: it may become an arm, so it is judged as well.
+        lists = lists_of(
+            read_scored(c, "reference")[1], c.catalogue, vectors, config, k=10, seed=c.run.seed
+        )
+        other = audit(
+            lists, c.feed, c.catalogue, config.protected_creators,
+            n_boot=c.config.n_boot, seed=c.run.seed,
+        )  # fmt: skip
+        for name, said in (
+            ("champion", verdict), ("reference", fairness_gate.gate(other, policy))
+        ):  # fmt: skip
+            of = bundle.judged_parts(c.judged_parts(exported, name), c.weights())
+            write_promotion(Promotion(said.promote, said.text, of), made / f"{name}.{GATE}")
         np.save(made / "ndcg.npy", served.ndcg)
     c.mean(
         "system.ndcg_at_10", served.ndcg,
@@ -218,11 +229,10 @@ def bundles(c: Context) -> None:
             quality = exported / f"{name}.quality.json"
             own = {
                 "quality": quality,
+                "fairness": audited / f"{name}.{GATE}",
                 "references": exported / f"{name}.references.json",
                 "card": _write_card(folder / f"{name}.card.md", name, facts, quality),
             }
-            if name == "champion":  # the reference is not what the audit looked at
-                own["fairness"] = audited / GATE
             parts = shared | own | c.judged_parts(exported, name)
             made.append(bundle.assemble(folder / name, parts, facts))
         archive_rankers(made, folder / STORE)

@@ -22,39 +22,39 @@ import tyro
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
 
 EVERYWHERE = "0.0.0.0"
+CURRENT, PREVIOUS, STORE, USERS = "current", "previous", "store", "users.json"
+"""What a release holds (:mod:`capstone.release`, which needs MLflow, is not imported here)."""
 MIN_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the artefacts of a run of ``make capstone`` are."""
+    """Where the release and the secrets are."""
 
-    out: Path = Path("/data/runs")
-    """Folder of the runs."""
-    scale: str = "standard"
-    """Scale of the run whose bundles are used."""
-    seed: int = 0
-    """Seed of that run."""
+    release: Path = Path("/data/release")
+    """Folder that `python -m capstone.release` writes."""
     bundles: tuple[str, ...] = ("champion",)
-    """Names of the bundles, one an arm."""
+    """Aliases of the bundles, one an arm; a scorer also loads `previous`."""
     secrets: Path = Path("/run/secrets")
     """Folder of the secrets, a file each."""
 
     @property
     def made(self) -> Path:
-        """The folder of the bundles.
+        """The folder of the newest release.
 
         Raises
         ------
         InputError
             When a bundle is not there.
         """
-        made = self.out / "capstone" / "artifacts" / f"{self.scale}-seed{self.seed}" / "bundle"
+        made = (self.release / CURRENT).resolve()
         require(bool(self.bundles), "bundles", self.bundles, "must name at least one")
         for name in self.bundles:
             if not (made / name).is_dir():
-                raise InputError(f"no bundle {name} in {made}; run the container `train` first")
-        return made.resolve()
+                raise InputError(
+                    f"no {name} in {made}; the container `release` takes it out of the registry"
+                )
+        return made
 
     def secret(self, name: str) -> str:
         """A secret of at least 16 characters, from its file.
@@ -124,7 +124,7 @@ class Monitor:
     events: Path = Path("/data/events")
     """Folder of the event log, or of several."""
     references: Path = Path("/data/monitor/references.json")
-    """Score references; made from the first users when they are not there."""
+    """Score references, such as the bundle's; made from the first users when they are not there."""
     groups: Path | None = None
     """JSON: attribute to (user id to group)."""
     interval_s: float = 60.0
@@ -161,7 +161,7 @@ def gateway(options: Gateway) -> int:
         redis_url = f"redis://:{quote(paths.secret('redis_password'), safe='')}@{options.redis}/0"
     config = GatewayConfig(
         bundles=[str(made / name) for name in paths.bundles],
-        users=str(made / "users.json"),
+        users=str(made / USERS),
         log=str(options.events),
         port=options.port,
         host=options.host,
@@ -192,8 +192,10 @@ def scorer(options: Scorer) -> int:
     from labs.lab4_model_serving.torchserve import torchserve
 
     made, token = options.paths.made, options.paths.secret("scorer_token")
-    bundles = [bundle.load(made / name) for name in options.paths.bundles]
-    store = made / "store"
+    # A gateway that was not restarted since the last release asks for the champion before this one.
+    names = [*options.paths.bundles, *([PREVIOUS] if (made / PREVIOUS).is_dir() else [])]
+    bundles = [bundle.load(made / name) for name in dict.fromkeys(names)]
+    store = made / STORE
     with (
         tempfile.TemporaryDirectory(prefix="scorer-") as folder,
         torchserve(

@@ -5,8 +5,8 @@
 
     current -> 4f1c.../          the newest; a server resolves it once, at its start
     4f1c.../champion/            the bundle that the registry's alias names
-            challenger/          and those of the other aliases, where there are any
-            previous/
+            challenger/          and that one, where there is one
+            previous/            the champion of the release before this one
             store/               their archives for TorchServe
             users.json           the histories that every gateway begins with
             groups.json          groups of users, for the monitor
@@ -14,6 +14,7 @@
 The registry needs MLflow and a folder that may be written to; servers need neither. Promoting is a
 decision about a model, releasing one about servers: what runs changes when they are restarted, the
 scorers first. A scorer also loads ``previous``, so gateways that still run it are answered.
+Going back is the same: the registry's ``rollback``, and a release.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ import tyro
 
 from capstone import bundle
 from capstone.bundle import Bundle
-from capstone.registry import ALIASES, CHAMPION, PREVIOUS, Registry
+from capstone.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
 
-REGISTRY, REGISTERED = "registry.db", "registered"
+REGISTRY, REGISTERED, MADE = "registry.db", "registered", "bundle"
 CURRENT, STORE, USERS, GROUPS = "current", "store", "users.json", "groups.json"
 
 
@@ -120,7 +121,7 @@ def find(artefacts: Path, *, unregistered: bool = False) -> Source:
     """
     from capstone.loaded_bundle import require_gates
 
-    made = artefacts / "bundle"
+    made = artefacts / MADE
     if not made.is_dir():
         scale = artefacts.name.partition("-")[0]
         raise InputError(f"no bundle in {made}; make one with `make capstone SCALE={scale}`")
@@ -133,32 +134,45 @@ def find(artefacts: Path, *, unregistered: bool = False) -> Source:
             f"the registry {file} has no champion: no bundle passed its gates (the run's report "
             "says which failed); --unregistered takes the last one all the same"
         )
-    found = {alias: registry.load(alias) for alias in ALIASES if registry.named(alias)}
-    for alias, each in found.items():
-        if alias != PREVIOUS:  # it gets no users any more, only the answers it still asks for
-            require_gates(each)
+    aliases = [alias for alias in (CHAMPION, CHALLENGER) if registry.named(alias)]
+    found = {alias: registry.load(alias) for alias in aliases}
+    for each in found.values():
+        require_gates(each)
     return Source(found, artefacts / REGISTERED)
 
 
 def publish(source: Source, target: Path) -> Path:
     """Write a release and let ``current`` point to it; returns its folder.
 
-    What runs from an earlier one goes on: its folder stays, and may be removed when nothing does.
+    The champion of the release before it comes along. What runs from an earlier release goes on:
+    its folder stays, and may be removed when nothing does.
+
+    Raises
+    ------
+    InputError
+        An archive is missing: ``current`` stays what it was.
     """
-    versions = {alias: each.version for alias, each in source.bundles.items()}
-    name = "-".join(dict.fromkeys(versions.values()))
+    stores = dict.fromkeys((each.version for each in source.bundles.values()), source.store)
+    bundles = dict(source.bundles)
+    for alias in (CHAMPION, PREVIOUS):
+        folder = (target / CURRENT).resolve() / alias
+        if folder.is_dir() and (before := bundle.load(folder)).version != source.champion.version:
+            bundles[PREVIOUS] = before
+            stores.setdefault(before.version, folder.parent / STORE)
+            break
+    name = "-".join(dict.fromkeys(each.version for each in bundles.values()))
     final = target / name
     target.mkdir(parents=True, exist_ok=True)
     if not final.exists():
         partial = target / f".{name}.{uuid.uuid4().hex[:8]}.partial"
         try:
             (partial / STORE).mkdir(parents=True)
-            for alias, each in source.bundles.items():
+            for alias, each in bundles.items():
                 shutil.copytree(each.folder, partial / alias)
-                archive = f"ranker-{each.version}.mar"
-                if not (source.store / archive).is_file():
-                    raise InputError(f"no archive {source.store / archive}; run --stages register")
-                shutil.copy2(source.store / archive, partial / STORE / archive)
+                archive = stores[each.version] / f"ranker-{each.version}.mar"
+                if not archive.is_file():
+                    raise InputError(f"no archive {archive}; run --stages register")
+                shutil.copy2(archive, partial / STORE / archive.name)
             for file in (USERS, GROUPS):
                 shutil.copy2(source.folder / file, partial / file)
             os.rename(partial, final)

@@ -82,8 +82,9 @@ def serve(options: Options) -> int:
 
     capstone = options.out.resolve() / "capstone"
     name = f"{options.scale}-seed{options.seed}"
-    source = release.find(capstone / "artifacts" / name, unregistered=options.unregistered)
-    champion, kept = source.champion, capstone / "service" / name
+    artefacts, kept = capstone / "artifacts" / name, capstone / "service" / name
+    source = release.find(artefacts, unregistered=options.unregistered)
+    champion, made = source.champion, artefacts / release.MADE
     with (
         tempfile.TemporaryDirectory(prefix="feed-") as folder,
         live(
@@ -98,7 +99,7 @@ def serve(options: Options) -> int:
             device=options.device,
             log=kept / "events",
             redis_url=options.redis_url,
-            bundle_root=source.folder,
+            bundle_root=made,
         ) as service,
         _watched(options, service, source, kept, Path(folder)) as watched,
     ):

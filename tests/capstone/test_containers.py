@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from aiohttp import ClientSession, web
 
+from capstone import bundle
 from capstone.containers import Gateway, Paths, gateway, main
+from capstone.monitor import write_groups
+from capstone.release import Source, publish
+from capstone.score_codec import CONTENT_TYPE, ScoreRequest, encode
 from capstone.scorer_server import proxy
 from capstone.serving import archive_rankers
 from common.errors import InputError
@@ -128,9 +133,9 @@ def test_what_is_missing_is_named_with_its_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line and status 2, before anything listens."""
-    monkeypatch.setattr(sys, "argv", ["containers", "gateway", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["containers", "gateway", "--release", str(tmp_path)])
     assert main() == 2
-    assert "no bundle champion" in capsys.readouterr().err
+    assert "no champion in" in capsys.readouterr().err
     paths = Paths(secrets=tmp_path)
     with pytest.raises(InputError, match="openssl rand"):
         paths.secret("feed_token")
@@ -138,7 +143,7 @@ def test_what_is_missing_is_named_with_its_fix(
     with pytest.raises(InputError, match="length of the secret feed_token = 5"):
         paths.secret("feed_token")
     with pytest.raises(InputError, match="must name at least one"):
-        gateway(Gateway(Paths(out=tmp_path, bundles=())))
+        gateway(Gateway(Paths(release=tmp_path, bundles=())))
 
 
 # --- all of it --------------------------------------------------------------------------------
@@ -146,13 +151,18 @@ def test_what_is_missing_is_named_with_its_fix(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the volumes would hold: a bundle with its archive, users, secrets."""
+    """What the volumes would hold: a release, with the champion before it, and secrets."""
     folder = tmp_path_factory.mktemp("data")
-    made = folder / "runs" / "capstone" / "artifacts" / "smoke-seed0" / "bundle"
-    made.mkdir(parents=True)
-    champion = tiny_bundle.build(made / "champion")
-    archive_rankers([champion], made / "store")
+    made = folder / "made"
+    bundles = {
+        name: tiny_bundle.build(made / name, seed=seed)
+        for seed, name in enumerate(("champion", "previous"))
+    }
+    archive_rankers(list(bundles.values()), made / "store")
     tiny_bundle.write_users(made / "users.json")
+    users = np.arange(1, tiny_bundle.N_USERS + 1)
+    write_groups({"parity": users % 2}, users, made / "groups.json")
+    publish(Source(bundles, made), folder / "release")
     (folder / "secrets").mkdir()
     for name, value in SECRETS.items():
         (folder / "secrets" / name).write_text(value, encoding="utf-8")
@@ -163,7 +173,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ports(data: Path) -> Iterator[dict[str, int]]:
     """Scorer, gateway and monitor, each as its container starts it."""
     found = {name: free_port() for name in ("scorer", "gateway", "monitor")}
-    common = ["--out", str(data / "runs"), "--scale", "smoke", "--secrets", str(data / "secrets")]
+    current = data / "release" / "current"
+    common = ["--release", str(data / "release"), "--secrets", str(data / "secrets")]
     commands = {
         "scorer": [*common],
         "gateway": [
@@ -172,7 +183,7 @@ def ports(data: Path) -> Iterator[dict[str, int]]:
         ],
         "monitor": [
             "--events", str(data / "events"), "--interval-s", "0.3",
-            "--references", str(data / "references.json"),
+            "--references", str(data / "references.json"), "--groups", f"{current}/groups.json",
         ],
     }  # fmt: skip
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -238,6 +249,23 @@ def test_a_feed_goes_through_every_container(ports: dict[str, int]) -> None:
         time.sleep(0.2)
     assert "feed_logged_feeds 20.0" in text
     assert "feed_logged_reactions 1.0" in text
+    assert 'feed_group_engaged_share{attribute="parity",group="0"}' in text, "the groups came too"
+
+
+@pytest.mark.slow
+def test_the_champion_before_this_one_is_answered_still(ports: dict[str, int], data: Path) -> None:
+    """Scorers are restarted first; gateways that were not yet must not fall back meanwhile."""
+    url = f"http://{LOOPBACK}:{ports['scorer']}/predictions/ranker"
+    asked = ScoreRequest(np.array([1]), np.array([5]), np.array([2, 3]))
+    headers = {"Authorization": f"Bearer {SECRETS['scorer_token']}"} | {
+        "Content-Type": CONTENT_TYPE
+    }
+    for name in ("champion", "previous"):
+        version = bundle.load(data / "release" / "current" / name).version
+        answer = httpx.post(
+            f"{url}/{version}", content=encode([asked]), headers=headers, trust_env=False
+        )
+        assert answer.status_code == 200, (name, answer.text)
 
 
 @pytest.mark.slow

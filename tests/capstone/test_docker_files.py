@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from capstone import containers
+from capstone import containers, release
+from capstone.bundle import OPTIONAL
 from capstone.dashboards import dashboards
 
 ROOT = Path(__file__).parents[2]
@@ -54,12 +57,53 @@ def test_hadolint_has_nothing_to_say(tmp_path: Path) -> None:
     assert "DL3007" in hadolint(bad).stdout
 
 
+def interpolated(text: str) -> str:
+    """What Compose makes of ``${NAME:-default}`` when nothing is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def test_every_image_has_a_whole_version() -> None:
-    """A tag that moves is another image next month."""
+    """A tag that moves is another image next month; another's can be replaced by a digest."""
     bases = re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, flags=re.MULTILINE)
     images = [service["image"] for service in services().values()]
-    for image in [*bases, *images]:
+    for image in [*bases, *map(interpolated, images)]:
         assert re.search(r":v?\d+\.\d+\.\d+", image), image
+    for name, service in services().items():
+        if "build" not in service:
+            assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-\S+\}", service["image"]), name
+
+
+def test_our_images_have_the_version_of_the_repository_everywhere() -> None:
+    """Compose and kustomize would start different ones, and nobody would see which."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
+    ours = {interpolated(service["image"]) for service in services().values() if "build" in service}
+    assert ours == {f"feed:{version}-cpu", f"feed-gateway:{version}"}
+    base = yaml.safe_load((DOCKER / "kubernetes/base/kustomization.yaml").read_text())
+    tags = {image["name"]: image["newTag"] for image in base["images"]}
+    assert tags["feed"] == f"{version}-cpu"
+    assert tags["feed-gateway"] == version
+    redis = interpolated(services()["redis"]["image"])
+    assert tags["redis"] == redis.partition(":")[2], "one Redis here and there"
+
+
+COMPOSE = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
+
+
+def test_the_compose_files_are_what_the_specification_says(tmp_path: Path) -> None:
+    """A misspelt field ends ``docker compose up``; the check is shown to see one."""
+    bad = tmp_path / "compose.yaml"
+    bad.write_text(COMPOSE.replace("read_only: true", "readonly: true"), encoding="utf-8")
+    files = [DOCKER / "compose.yaml", DOCKER / "compose.gpu.yaml", bad]
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+         "--output-format", "json", *map(str, files)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert {error["filename"] for error in found["errors"]} == {str(bad)}, found["errors"]
+    assert "readonly" in done.stdout
 
 
 @cache
@@ -140,7 +184,9 @@ def test_every_server_says_whether_it_is_well() -> None:
         assert own or "test" in service["healthcheck"], name
         for other, how in service.get("depends_on", {}).items():
             assert other in services(), f"{name} waits for {other}"
-            assert how == {"condition": "service_healthy"}, name
+            ends = other == "release"
+            waits = "service_completed_successfully" if ends else "service_healthy"
+            assert how == {"condition": waits}, name
     assert DOCKERFILE.count("\nHEALTHCHECK ") == 2
     assert "9464/metrics" in str(services()["monitor"]["healthcheck"]), "not the gateway's"
 
@@ -219,13 +265,39 @@ def test_grafana_gets_every_dashboard() -> None:
 
 @cache
 def options_of(command: str) -> str:
+    main = release.main if command == "release" else containers.main
     with (
-        patch("sys.argv", ["containers", command, "--help"]),
+        patch("sys.argv", ["containers", *([] if command == "release" else [command]), "--help"]),
         redirect_stdout(io.StringIO()) as shown,
         suppress(SystemExit),
     ):
-        containers.main()
+        main()
     return shown.getvalue()
+
+
+def test_servers_start_from_the_registry_and_the_monitor_gets_its_groups() -> None:
+    """Nothing that a gate refused is served, and every file that is named is in a release."""
+    for name in ("scorer", "feed", "monitor"):
+        service = services()[name]
+        mounts = [volume.split(":")[:2] for volume in service["volumes"]]
+        assert ["release", str(containers.Paths().release)] in mounts, name
+        assert not [source for source, _ in mounts if source == "runs"], name
+        assert "release" in service["depends_on"], name
+    files = [part.partition("=")[2] for part in services()["monitor"]["command"][1:]]
+    assert files == [
+        f"/data/release/{release.CURRENT}/{release.GROUPS}",
+        f"/data/release/{release.CURRENT}/champion/{OPTIONAL['references']}",
+    ]
+    (deployment,) = [
+        manifest
+        for manifest in yaml.safe_load_all((DOCKER / "kubernetes/base/monitor.yaml").read_text())
+        if manifest["kind"] == "Deployment"
+    ]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == services()["monitor"]["command"]
+    command = services()["release"]["entrypoint"] + services()["release"]["command"]
+    for option in re.findall(r"--[a-z-]+", interpolated(" ".join(command))):
+        assert option in options_of("release"), option
 
 
 def test_every_command_is_one_of_the_containers_with_options_it_has() -> None:

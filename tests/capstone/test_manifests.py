@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from capstone import alerts, manifests
+from capstone.containers import Paths
 from capstone.gateway_http import OPEN
 from common.errors import InputError
 from labs.lab4_model_serving.prometheus import check_rules
 
 Manifest = dict[str, Any]
-LOADS = ("Deployment", "StatefulSet", "Job")
+LOADS = ("Deployment", "StatefulSet", "Job", "CronJob")
 NEXT = sorted((manifests.FOLDER / "next").glob("*.yaml"))
 
 
@@ -35,12 +36,17 @@ def named(overlay: str, kind: str) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in of_kind(overlay, kind)}
 
 
+def template(load: Manifest) -> Manifest:
+    spec = load["spec"]["jobTemplate"]["spec"] if load["kind"] == "CronJob" else load["spec"]
+    return spec["template"]
+
+
 def pod(load: Manifest) -> Manifest:
-    return load["spec"]["template"]["spec"]
+    return template(load)["spec"]
 
 
 def labels(load: Manifest) -> dict[str, str]:
-    return load["spec"]["template"]["metadata"]["labels"]
+    return template(load)["metadata"]["labels"]
 
 
 def selects(selector: dict[str, str], found: dict[str, str]) -> bool:
@@ -296,4 +302,29 @@ def test_the_small_cluster_has_one_of_each_and_no_autoscaler() -> None:
     for name in ("feed-gateway", "feed-scorer"):
         deployment = named("dev", "Deployment")[name]
         assert deployment["spec"]["replicas"] == 1
-        assert pod(deployment)["containers"][0]["args"][-2:] == ["--scale", "smoke"]
+    release = pod(named("dev", "CronJob")["feed-release"])["containers"][0]
+    assert release["args"] == ["--scale", "smoke", "--unregistered"]
+
+
+def test_servers_read_the_release_and_only_two_jobs_the_runs() -> None:
+    """What is served went through the registry; its folder can be written by its own job alone."""
+    writers: dict[str, set[str]] = {"runs": set(), "release": set()}
+    for load in of_kind("prod", *LOADS):
+        name = load["metadata"]["name"]
+        for volume in pod(load)["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            (mount,) = [
+                each
+                for each in pod(load)["containers"][0]["volumeMounts"]
+                if each["name"] == volume["name"]
+            ]
+            if claim in writers and not mount.get("readOnly"):
+                writers[claim].add(name)
+            if claim == "release":
+                assert mount["mountPath"] == str(Paths().release), name
+    assert writers == {
+        "runs": {"feed-train", "feed-train-distributed", "feed-release"},
+        "release": {"feed-release"},
+    }
+    cron = named("prod", "CronJob")["feed-release"]["spec"]
+    assert cron["suspend"] is True, "a release is a decision, not a time"

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from capstone import registry
+from capstone import bundle, registry, release
+from capstone.loaded_bundle import Mismatch
 from capstone.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from common.errors import InputError
 from tests.capstone.plain_bundle import assemble
+from tests.capstone.test_release import keep, stage_left
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return Registry.at(tmp_path_factory.mktemp("registry") / "deep" / "registry.db")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a registry without a bundle: MLflow takes seconds to make one."""
+    file = tmp_path_factory.mktemp("registry") / "deep" / "registry.db"
+    assert Registry.at(file).all() == []
+    return file
+
+
+def copied(empty: Path, folder: Path) -> Registry:
+    shutil.copy2(empty, folder / release.REGISTRY)
+    return Registry.at(folder / release.REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def opened(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return copied(empty, tmp_path_factory.mktemp("opened"))
 
 
 def test_bundles_are_registered_promoted_and_rolled_back(opened: Registry, tmp_path: Path) -> None:
@@ -68,3 +84,37 @@ def test_a_folder_that_changed_after_registering_is_refused(
 def test_an_unknown_alias_is_refused(opened: Registry) -> None:
     with pytest.raises(InputError, match="choose from"):
         opened.set_alias("production", registry.Registered(1, "x", Path()))
+
+
+def test_what_the_registry_calls_champion_is_released_and_taken_back(
+    empty: Path, tmp_path: Path
+) -> None:
+    """Promote, release, promote, release, roll back, release: ``current`` follows the alias."""
+    artefacts, target = tmp_path / "artefacts", tmp_path / "release"
+    artefacts.mkdir()
+    registry = copied(empty, artefacts)
+    versions = []
+    for seed, name in enumerate(("first", "second")):
+        kept = keep(stage_left(artefacts, name, seed=seed), artefacts)
+        registry.register(kept, passed=True, tags={})
+        registry.promote()
+        made = release.publish(release.find(artefacts), target)
+        assert (target / release.CURRENT).resolve() == made
+        assert bundle.load(made / "champion").version == kept.version
+        assert (made / release.STORE / f"ranker-{kept.version}.mar").read_text() == kept.version
+        assert (made / release.USERS).is_file()
+        assert (made / release.GROUPS).is_file()
+        versions.append(kept.version)
+    registry.rollback()
+    release.publish(release.find(artefacts), target)
+    assert bundle.load(target / release.CURRENT / "champion").version == versions[0]
+
+    moved = tmp_path / "moved"
+    artefacts.rename(moved)
+    assert release.find(moved).champion.version == versions[0], "a moved registry finds its bundles"
+
+    unjudged = keep(stage_left(moved, "unjudged", seed=2, figures=None), moved)
+    registry = Registry.at(moved / release.REGISTRY)
+    registry.register(unjudged, passed=True, tags={})
+    with pytest.raises(Mismatch, match="never judged"):
+        release.find(moved)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -267,6 +269,30 @@ ask 3
 
 `python -m x.y <file> a|b` and `makeshift`
 """
+
+
+def test_an_address_that_is_gone_is_found(tree: Path) -> None:
+    """``--external`` opens each address once; a page that refuses programs is there."""
+    asked: list[str] = []
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response({"/gone": 404, "/members": 403}.get(self.path, 200))
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{site.server_port}"
+        text = " ".join(f"[x]({at}/{name})" for name in ("here", "here#part", "members", "gone"))
+        (tree / "README.md").write_text(f"# A\n\n{text}\n", encoding="utf-8")
+        check = links.check_external(tree, pages(tree))
+        site.shutdown()
+    assert [problem.message for problem in check.problems] == [f"{at}/gone: answers 404"]
+    assert sorted(asked) == ["/gone", "/here", "/members"]
 
 
 def test_commands_are_told_from_what_they_print(tmp_path: Path) -> None:

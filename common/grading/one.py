@@ -224,7 +224,7 @@ class LabGrader:
             data = private_tree.data_folders(private=private)
             task = {
                 "cwd": str(cwd),
-                "path": [str(cwd), *private_tree.import_path(self.root)],
+                "path": [str(cwd), *private_tree.import_path()],
                 "env": environment(
                     str(cwd / private_tree.WORK if private else work), data.cache, data.folders
                 ),

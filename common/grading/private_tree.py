@@ -141,10 +141,15 @@ def lab_text(root: Path, lab: str) -> str:
     return "\n".join(read_source(file) for file in sorted(files))
 
 
-def import_path(root: Path) -> list[str]:
-    """``sys.path`` of a worker: Python's own folders and its packages."""
-    here = {"", ".", str(root), str(Path.cwd())}
-    return [place for place in sys.path if place not in here]
+def import_path() -> list[str]:
+    """``sys.path`` of a worker: Python's own folders and its packages, no one's project."""
+    homes = [sys.prefix, sys.base_prefix, "/usr"]
+    return [
+        place
+        for place in sys.path
+        if place.endswith(("site-packages", "dist-packages"))
+        or any(Path(place).is_relative_to(home) for home in homes if place)
+    ]
 
 
 def _inside(root: Path) -> list[str]:
@@ -160,7 +165,7 @@ def python_folders(root: Path) -> list[str]:
     """Folders outside the system's own that Python and its packages are in, outermost first."""
     real = [str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix)]
     places = {sys.prefix, sys.base_prefix, *real}
-    places |= {place for place in import_path(root) if os.path.isdir(place)}
+    places |= {place for place in import_path() if os.path.isdir(place)}
     chosen: list[str] = []
     for place in sorted(places):
         outside = not any(Path(place).is_relative_to(kept) for kept in ("/usr", "/opt", *chosen))

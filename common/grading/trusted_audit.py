@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 FORBIDDEN = {
     "ctypes.dlopen": "loads native code",
@@ -49,57 +49,105 @@ LENDERS = ("inspect.py", "traceback.py")
 MOST = 20
 
 
-def install(root: Path, work: Path) -> Callable[[], list[str]]:
-    """Add the hook; the function that is returned tells what was refused so far."""
-    mine, library = str(work) + os.sep, os.path.dirname(os.__file__) + os.sep
-    packages = os.sep + "site-packages" + os.sep
-    frozen = "<frozen "
-    trusted = (str(root) + os.sep, sys.prefix + os.sep, sys.base_prefix + os.sep)
-    refused: list[str] = []
+class Audit:
+    """What was refused so far, and the stack's word on who asks.
+
+    Parameters
+    ----------
+    root
+        The repository: its code may do everything.
+    work
+        The submission's folder: its code may not.
+    """
+
+    def __init__(self, root: Path, work: Path) -> None:
+        refused: list[str] = []
+        mine, zygote = str(work) + os.sep, str(getattr(sys.modules["__main__"], "__file__", ""))
+        trusted = (str(root) + os.sep, sys.prefix, sys.base_prefix, zygote, "<frozen ")
+        name_of = os.path.basename
+
+        def belongs(file: str) -> bool:
+            return file.startswith(mine) or not file.startswith(trusted)
+
+        def refuse(frame: FrameType, what: str) -> None:
+            if len(refused) < MOST:
+                refused.append(f"{name_of(frame.f_code.co_filename)}:{frame.f_lineno} {what}")
+
+        self.belongs, self.refuse = belongs, refuse
+        self.refused: Callable[[], list[str]] = lambda: list(refused)
+
+    def install(self) -> None:
+        """Add the hook, for good."""
+        sys.addaudithook(_hook(self.belongs, self.refuse))
+
+    def seal(self, modules: Iterable[ModuleType]) -> None:
+        """Let no code that a submission called replace a function or class of these modules.
+
+        What sets an attribute is refused at once, so that nothing can be put back unseen. A write
+        into a module's dictionary goes past this; the comparison afterwards is for that.
+        """
+        belongs, refuse, frame_of = self.belongs, self.refuse, sys._getframe
+
+        class Sealed(ModuleType):
+            def __setattr__(self, name: str, value: object) -> None:
+                if isinstance(vars(self).get(name), Callable):  # type: ignore[arg-type]
+                    frame: FrameType | None = frame_of(1)
+                    while frame is not None:
+                        if belongs(frame.f_code.co_filename):
+                            refuse(frame, f"replaces {self.__name__}.{name}")
+                            raise PermissionError(f"{self.__name__}.{name} is sealed")
+                        frame = frame.f_back
+                super().__setattr__(name, value)
+
+        for module in modules:
+            if type(module) is ModuleType:
+                module.__class__ = Sealed
+
+
+def _hook(
+    belongs: Callable[[str], bool], refuse: Callable[[FrameType, str], None]
+) -> Callable[[str, tuple[object, ...]], None]:
+    library, packages = os.path.dirname(os.__file__) + os.sep, os.sep + "site-packages" + os.sep
+    lenders = tuple(library + name for name in LENDERS)
     frame_of, forbidden = sys._getframe, dict(FORBIDDEN)
     parent, ident = os.getppid, threading.get_ident
     asking: set[int] = set()
 
-    lenders = tuple(library + name for name in LENDERS)
-
-    def guilty(frame: FrameType | None, looks: bool) -> str:
+    def guilty(frame: FrameType | None, looks: bool) -> FrameType | None:
         while frame is not None:
             file = frame.f_code.co_filename
             standard = file.startswith(library) and packages not in file
             if standard and looks and file not in lenders:
-                return ""
-            if not standard and not file.startswith(frozen):
-                if file.startswith(mine) or not file.startswith(trusted):
-                    return f"{os.path.basename(file)}:{frame.f_lineno}"
-                return ""
+                return None
+            if not standard and not file.startswith("<frozen "):
+                return frame if belongs(file) else None
             frame = frame.f_back
-        return ""
+        return None
 
-    def claims_nothing(name: object) -> bool:
-        return isinstance(name, str) and name.startswith("<") and not name.startswith(frozen)
+    def harmless(event: str, arguments: tuple[object, ...], looks: bool) -> bool:
+        if event.startswith("object."):
+            return arguments[1] not in (FRAMES if looks else CODE)
+        if event in ("os.kill", "os.killpg"):
+            return arguments[0] not in (-1, 0, 1, parent())
+        if event == "compile":
+            name = arguments[1]
+            return isinstance(name, str) and name[:1] == "<" and not name.startswith("<frozen ")
+        return False
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event not in forbidden:
             return
         looks = event in ("sys._getframe", "object.__getattr__")
-        if event.startswith("object.") and arguments[1] not in (FRAMES if looks else CODE):
-            return
-        if event in ("os.kill", "os.killpg") and arguments[0] not in (-1, 0, 1, parent()):
-            return
-        if event == "compile" and claims_nothing(arguments[1]):
-            return
         thread = ident()
-        if thread in asking:  # the hook's own look at the stack
+        if harmless(event, arguments, looks) or thread in asking:
             return
-        asking.add(thread)
+        asking.add(thread)  # the hook's own look at the stack is an event, too
         try:
-            place = guilty(frame_of(1), looks)
+            frame = guilty(frame_of(1), looks)
         finally:
             asking.discard(thread)
-        if place:
-            if len(refused) < MOST:
-                refused.append(f"{place} {forbidden[event]} ({event})")
+        if frame is not None:
+            refuse(frame, f"{forbidden[event]} ({event})")
             raise PermissionError(f"{event} is refused while a submission is graded")
 
-    sys.addaudithook(hook)
-    return lambda: list(refused)
+    return hook

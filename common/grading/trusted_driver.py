@@ -49,8 +49,8 @@ def run(task: dict[str, Any], channel: socket.socket) -> int:
     root, work = Path(task["cwd"]), Path(task["env"]["LABS_WORK"])
     entries = [Entry(**each | {"file": Path(each["file"])}) for each in task["entries"]]
     seeds = trusted_seeds.install(task["secret_seed"], root / "tests", frozenset(task["fixed"]))
-    plugin = _plugin(ask, entries, seeds, work)
-    plugin.refused = trusted_audit.install(root, work)  # type: ignore[attr-defined]
+    audit = trusted_audit.Audit(root, work)
+    plugin = _plugin(ask, entries, seeds, audit, work)
     for name in [name for name in sys.modules if name.startswith("common.grading")]:
         del sys.modules[name]
     arguments = [*task["nodes"], "-q", "-o", "addopts=", "--import-mode=importlib"]
@@ -86,6 +86,7 @@ def _plugin(
     ask: Callable[..., str],
     entries: list[Entry],
     seeds: Callable[[pytest.Item], None],
+    audit: trusted_audit.Audit,
     work: Path,
 ) -> object:
     """The pytest plugin. What it knows is held in closures, not in attributes."""
@@ -100,6 +101,8 @@ def _plugin(
         def pytest_load_initial_conftests(self) -> None:
             # every plugin is there, and nothing of the submission's
             since.append(remember())
+            audit.seal(sealable())
+            audit.install()
 
         @pytest.hookimpl(trylast=True)
         def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -149,17 +152,14 @@ def _plugin(
 
     running: list[dict[str, Any]] = []
     since: list[Callable[[], list[str]]] = []
-    remember = trusted_integrity.changed_since
+    remember, sealable = trusted_integrity.changed_since, trusted_integrity.sealable
+    refused = audit.refused
     trusted_classes = trusted_integrity.equal_to_anything
-    driver = Driver()
 
     def changed() -> list[str]:
         return since[0]()
 
-    def refused() -> list[str]:
-        return driver.refused()  # type: ignore[attr-defined,no-any-return]
-
-    return driver
+    return Driver()
 
 
 def _clip(value: Any) -> Any:

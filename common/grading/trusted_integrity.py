@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
 PROTECTED = (
     *("builtins", "operator", "math", "cmath", "time", "json", "random", "functools", "warnings"),
-    *("socket", "_socket", "signal", "unittest.case", "unittest.mock", "importlib", "inspect"),
+    *("socket", "_socket", "signal", "unittest.case", "unittest.mock", "importlib"),
     *("numpy", "numpy.testing", "numpy.testing._private.utils", "numpy.linalg", "numpy.random"),
     *("numpy._core.numeric", "numpy._core.fromnumeric", "numpy._core._methods"),
     *("numpy._core._multiarray_umath", "numpy.linalg._linalg"),
@@ -36,8 +37,6 @@ PROTECTED = (
         "common.exercises.pytest_plugin",
     ),
     *("common.exercises.pytest_grader", "common.exercises.grading", "common.exercises.catalog"),
-    *("common.grading.trusted_driver", "common.grading.trusted_audit"),
-    *("common.grading.trusted_integrity", "common.grading.trusted_seeds"),
 )
 EXITS = ("_exit", "write", "read", "fork", "kill", "waitpid", "fstat", "stat", "open", "urandom")
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__")
@@ -48,8 +47,23 @@ VARYING = {
     ("_pytest.assertion.util", "_assertion_pass"),
     ("_pytest.assertion.util", "_config"),
 }
+CLASSES = ("_pytest", "pluggy", "unittest", "common.")
 Watched = FunctionType | BuiltinFunctionType | type
 SHOWN = 8
+
+
+SEALED = ("builtins", "operator", "math", "time", "numpy", "pytest", "unittest.case")
+"""And every protected module of numpy's and pytest's; torch's compiler looks at its own."""
+
+
+def sealable() -> list[ModuleType]:
+    """Modules whose functions nothing that a submission calls may replace."""
+    return [
+        sys.modules[name]
+        for name in PROTECTED
+        if name in sys.modules
+        and (name in SEALED or name.startswith(("numpy.", "_pytest.", "torch.testing", "common.")))
+    ]
 
 
 def changed_since() -> Callable[[], list[str]]:
@@ -63,48 +77,48 @@ def changed_since() -> Callable[[], list[str]]:
             except ImportError:
                 continue
     modules = {name: sys.modules[name] for name in PROTECTED if name in sys.modules}
-    before = dict(_parts(modules))
+    parts = list(_parts(modules))
+    functions = [
+        (name, value, value.__code__, value.__defaults__)
+        for name, _, _, value in parts
+        if isinstance(value, FunctionType)
+    ]
     loaded, table, missing = sys.modules, dict, object()
+    told = list(modules.items())
 
     def changed() -> list[str]:
-        if sys.modules is not loaded or type(sys.modules) is not table:
+        if sys.modules is not loaded or type(loaded) is not table:
             return ["sys.modules"]
-        found = [
-            f"sys.modules[{name!r}]"
-            for name, module in modules.items()
-            if not name.startswith("common.grading") and loaded.get(name) is not module
+        found = [f"sys.modules[{name!r}]" for name, kept in told if loaded.get(name) is not kept]
+        found += [name for name, space, key, kept in parts if space.get(key, missing) is not kept]
+        found += [
+            f"{name}.__code__"
+            for name, function, code, defaults in functions
+            if function.__code__ is not code or function.__defaults__ is not defaults
         ]
-        now = dict(_parts(modules))
-        found += [name for name, part in before.items() if now.get(name, missing) is not part]
         return found[:SHOWN]
 
     return changed
 
 
-def _parts(modules: dict[str, ModuleType]) -> Iterator[tuple[str, object]]:
-    """Functions, classes and their methods, with the code that each runs."""
+def _parts(
+    modules: Mapping[str, ModuleType],
+) -> Iterator[tuple[str, Mapping[str, object], str, object]]:
+    """Functions, classes and methods: name, where it is looked up, its key there, and itself."""
     seen: set[int] = set()
     for name, module in modules.items():
         for key, value in list(vars(module).items()):
             if not isinstance(value, Watched) or (name, key) in VARYING:
                 continue
-            yield f"{name}.{key}", value
-            if id(value) not in seen:
+            yield f"{name}.{key}", vars(module), key, value
+            ours = isinstance(value, type) and value.__module__.startswith(CLASSES)
+            if ours and id(value) not in seen:
                 seen.add(id(value))
-                yield from _inside(f"{name}.{key}", value)
+                for method, part in list(vars(value).items()):
+                    if isinstance(part, FunctionType):
+                        yield f"{name}.{key}.{method}", vars(value), method, part
     for key in EXITS:
-        yield f"os.{key}", getattr(os, key)
-
-
-def _inside(name: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, FunctionType):
-        yield f"{name}.__code__", value.__code__
-        yield f"{name}.__defaults__", value.__defaults__
-    elif isinstance(value, type) and value.__module__.startswith(("_pytest", "pluggy", "unittest")):
-        for key, part in list(vars(value).items()):
-            if isinstance(part, FunctionType):
-                yield f"{name}.{key}", part
-                yield f"{name}.{key}.__code__", part.__code__
+        yield f"os.{key}", vars(os), key, getattr(os, key)
 
 
 def equal_to_anything(work: Path) -> list[str]:
@@ -123,17 +137,17 @@ def equal_to_anything(work: Path) -> list[str]:
 
 
 def _classes() -> list[type]:
-    return [each for each in gc.get_objects() if isinstance(each, type)]
+    return [each for each in gc.get_objects() if issubclass(type(each), type)]
 
 
-def _agrees(kind: type, method: Callable[..., object]) -> bool:
+def _agrees(kind: type, method: Any) -> bool:
     """Whether an empty instance says yes to values of no kind at all."""
 
     class Nothing:
         pass
 
     try:
-        instance = kind.__new__(kind)
+        instance = kind.__new__(kind)  # type: ignore[call-overload]
     except BaseException:
         return False
     for other in (Nothing(), object, float("nan")):

@@ -63,7 +63,7 @@ def install(
             seed += add
         real_random(seed, version)
 
-    np.random.default_rng = default_rng  # type: ignore[assignment]
+    np.random.default_rng = default_rng
     np.random.seed = legacy_seed
     random.seed = python_seed  # type: ignore[assignment]
     if "torch" in sys.modules:

@@ -43,6 +43,13 @@ class Context:
     run: Run
     config: Config
     workspace: Workspace
+    kept: Path | None = None
+    """Folder of the stage's checkpoints, which outlives a process that is killed."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the stage's checkpoints; a temporary one where none outlives the process."""
+        return self.kept or self.run.work / "checkpoints"
 
     @cached_property
     def _dataset(self) -> Any:

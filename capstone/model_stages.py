@@ -322,34 +322,51 @@ def run_jobs(
 ) -> dict[str, figures.Losses]:
     """Train ``folder/<name>.safetensors`` for each job, all in one torchrun.
 
+    Where an earlier process was killed, it goes on from that one's last checkpoint.
+
     Returns the loss at each step of each job.
     """
-    paths = []
+    paths, progress = [], c.checkpoints / "progress.txt"
+    progress.parent.mkdir(parents=True, exist_ok=True)
     for name, fields in jobs.items():
         made = training.Job(
             name=name,
             **fields,
             output=str(folder / f"{name}.safetensors"),
-            checkpoints=str(c.run.work / f"{name}-checkpoints"),
+            checkpoints=str(c.checkpoints / name),
         )
         paths.append(str(made.write(folder / f"{name}.job.json")))
-    losses: dict[str, figures.Losses] = {name: [] for name in jobs}
+    losses: dict[str, dict[int, float]] = {name: {} for name in jobs}
     steps = {name: fields["epochs"] * c.steps_per_epoch for name, fields in jobs.items()}
-    with c.run.progress_bar(f"training on {c.run.procs} ranks", sum(steps.values())) as bar:
+    with (
+        c.run.progress_bar(f"training on {c.run.procs} ranks", sum(steps.values())) as bar,
+        progress.open("a+", encoding="utf-8", buffering=1) as stream,
+    ):
+
+        def take(line: str) -> bool:
+            match = training.PROGRESS_LINE.fullmatch(line)
+            if match:
+                name, done, loss = match.groups()
+                losses[name][int(done)] = float(loss)
+                finished = sum(max(points) for points in losses.values() if points)
+                bar.update(finished, f"{name}: loss {loss}")
+            return match is not None
 
         def on_line(line: str) -> None:
-            if match := training.PROGRESS_LINE.fullmatch(line):
-                name, done, loss = match.groups()
-                losses[name].append((int(done), float(loss)))
-                finished = sum(points[-1][0] for points in losses.values() if points)
-                bar.update(finished, f"{name}: loss {loss}")
+            if take(line):
+                stream.write(f"{line}\n")
 
+        stream.seek(0)
+        for line in stream.read().splitlines():
+            take(line)
+        if any(losses.values()):
+            c.run.note(f"The training of {' and '.join(jobs)} went on from a checkpoint.")
         torchrun(
             "capstone.training", paths,
             procs=c.run.procs, device=c.run.device, log=c.workspace.log("-".join(jobs)),
             on_line=on_line,
         )  # fmt: skip
-    return losses
+    return {name: sorted(points.items()) for name, points in losses.items()}
 
 
 def loss_figure(c: Context, losses: dict[str, figures.Losses]) -> None:

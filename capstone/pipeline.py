@@ -20,6 +20,7 @@ from capstone import (
     bundle_stages,
     data_stages,
     evidence_stages,
+    experiment_stages,
     impression_stages,
     model_stages,
     service_stages,
@@ -52,7 +53,7 @@ STAGES: dict[str, Callable[[Context], None]] = {
     "load": service_stages.load,
     "drills": service_stages.drills,
     "page": service_stages.page,
-    "experiment": evidence_stages.experiment,
+    "experiment": experiment_stages.experiment,
     "evidence": evidence_stages.evidence,
     "monitoring": evidence_stages.monitoring,
     "card": evidence_stages.card,
@@ -80,14 +81,18 @@ def run_stages(run: Run, config: Config) -> Unfinished:
         unfinished = Unfinished(workspace, options)
         if config.fresh:
             unfinished.clear()
+        unfinished.begin(run)
         going_on = True
         for name in config.chosen_stages():
             # What comes after a stage that ran anew may have used its earlier result.
+            if not going_on:
+                unfinished.forget(name)
             going_on = going_on and unfinished.finished(name)
             if going_on:
                 at = unfinished.replay(name, run)
                 print(f"[{name}] finished by an earlier process at {at} UTC; going on", flush=True)
                 continue
+            context.kept = unfinished.checkpoints(name)
             with unfinished.stage(name, run), run.stage(DESCRIPTIONS[name], key=name):
                 STAGES[name](context)
     return unfinished

@@ -2,8 +2,9 @@
 
 A run that is killed in the middle, with ``kill -9`` or by a power cut, is continued by the next one
 with the same options: finished stages are not run again, and what they measured, drew and noted is
-in the report of the run that ends. Artefacts have their own folders (:mod:`capstone.workspace`);
-a stage whose artefact was replaced meanwhile counts as not finished.
+in the report of the run that ends; a training goes on from its last checkpoint. Artefacts have
+their own folders (:mod:`capstone.workspace`); a stage whose artefact was replaced meanwhile counts
+as not finished.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from common.runner import Run
 
 RECORD = "record.json"
+PROCESSES = "processes.json"
+"""Of each process of the run: when it began (Unix time), and for how many seconds it is known to
+have worked."""
+CHECKPOINTS = "checkpoints"
 CODE = {".py", ".toml", ".j2", ".json", ".html", ".js", ".css"}
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +61,33 @@ class Unfinished:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.workspace = workspace
         self.folder = workspace.folder / "unfinished" / key
+        self._before: list[dict[str, float]] = []
+
+    def begin(self, run: Run) -> None:
+        """Give a run the seconds of the processes before it, and say so in its results.
+
+        One that was killed worked at least until its last sign of life here: a finished stage, a
+        checkpoint, a line of a training's progress.
+        """
+        file = self.folder / PROCESSES
+        if file.is_file():
+            self._before = json.loads(file.read_text(encoding="utf-8"))
+            last, seen = self._before[-1], max(path.stat().st_mtime for path in _files(self.folder))
+            last["seconds"] = max(last["seconds"], seen - last["began"])
+        run.results.earlier_s = sum(process["seconds"] for process in self._before)
+        run.metric(
+            "time.processes", 1 + len(self._before), unit="count",
+            how="duration_s is the sum over the processes of the run, an earlier one until its "
+            "last sign of life" if self._before else "",
+        )  # fmt: skip
+
+    def checkpoints(self, stage: str) -> Path:
+        """Folder of a stage's training: there until the stage is through, whoever is killed."""
+        return self.folder / CHECKPOINTS / stage
+
+    def forget(self, stage: str) -> None:
+        """Nothing of an earlier try of ``stage`` may be used: what it is made from is new."""
+        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
 
     def finished(self, stage: str) -> bool:
         """Whether an earlier process finished ``stage`` and its artefact is still the same."""
@@ -96,8 +128,15 @@ class Unfinished:
             dict(run.results.unmeasured),
         )  # fmt: skip
         files = _files(run.dir)
-        yield
+        self._tell(run)
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in _files(self.folder)} <= {PROCESSES}:
+                self.clear()  # nothing to go on with
+            raise
         self._save(name, run, before, files)
+        self._tell(run)
 
     def _save(self, name: str, run: Run, before: _Before, files: set[Path]) -> None:
         partial = self.folder / f".{name}.partial"
@@ -134,6 +173,14 @@ class Unfinished:
         final = self.folder / name
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+        self.forget(name)
+
+    def _tell(self, run: Run) -> None:
+        """Keep for how long this process has worked."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = run.results.started_at.timestamp()
+        mine = {"began": began, "seconds": max(0.0, time.time() - began)}
+        write_json(self.folder / PROCESSES, [*self._before, mine])
 
     def clear(self) -> None:
         """Nothing is left of this run to continue."""

@@ -118,6 +118,8 @@ class Results:
     metrics: dict[str, Metric] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
     commit: str = field(default_factory=lambda: commit())
+    earlier_s: float = 0.0
+    """Seconds of earlier processes of this run, which ended before it did."""
     _start: float = field(default_factory=time.monotonic)
 
     def as_json(self, claims: tuple[Claim, ...]) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class Results:
             "procs": self.procs,
             "seed": self.seed,
             "started_at": self.started_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "duration_s": round(time.monotonic() - self._start, 1),
+            "duration_s": round(self.earlier_s + time.monotonic() - self._start, 1),
             "commit": self.commit,
             "mine": self.mine,
             "hardware": self.hardware,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +157,24 @@ def test_a_stage_made_from_something_stale_is_refused_however_far_back(tmp_path:
         pass
     with pytest.raises(InputError, match="'rerank' was made from an earlier 'index'"):
         space.need("fairness")
+
+
+def test_a_kill_while_a_bundle_is_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """``kill -9`` in the bundle stage: what was there is whole, the next run clears up."""
+    with workspace(tmp_path).stage("bundle") as folder:
+        assemble(folder, "champion")
+    child = os.fork()
+    if child == 0:
+        with workspace(tmp_path).stage("bundle") as folder:
+            bundle._hashes = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+            assemble(folder, "champion", ranker="newer")
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    space = workspace(tmp_path)
+    (half,) = space.folder.glob(f".bundle.{child}.partial")
+    assert not (half / "champion").exists(), "it has its name when it is whole"
+    assert (bundle.load(space.need("bundle") / "champion").ranker).read_text() == "ranker"
+    with space.stage("bundle") as folder:
+        assemble(folder, "champion", ranker="newer")
+    assert [path.name for path in space.folder.iterdir()] == ["bundle"]

@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from capstone import bundle, rubric
+from capstone import bundle, rubric, training
 from capstone.claims import CLAIMS, STAGE_OF
 from capstone.config import STAGES
-from capstone.event_tables import EXPOSURES, FeedTables
+from capstone.event_tables import EXPOSURES, REACTIONS, FeedTables
 from capstone.serving import Service, archive_rankers, live
 from common.errors import InputError, RunError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 CAPSTONE = [sys.executable, "-m", "capstone"]
-KILLED_AFTER = "baselines"
+KILLED_IN = "train"
 
 
 def capstone(
@@ -50,6 +52,27 @@ def leftovers(marker: str) -> list[str]:
     return found
 
 
+def started(*arguments: str, until: str) -> subprocess.Popen[str]:
+    """A smoke run in a process group of its own, in stage ``until``."""
+    process = subprocess.Popen(
+        [*CAPSTONE, "--scale", "smoke", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"[{until}]"):
+            break
+    return process
+
+
+def wait_for(met: Callable[[], object], otherwise: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
 def tree(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)
@@ -59,19 +82,13 @@ def tree(pid: int) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished smoke run; its folder. Its first process was killed (-9) after a few stages."""
+    """A finished smoke run; its folder. Its first process was killed (-9) while it trained."""
     folder = tmp_path_factory.mktemp("runs")
-    killed = subprocess.Popen(
-        [*CAPSTONE, "--scale", "smoke", "--out", str(folder)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert killed.stdout is not None
-    finished = STAGES[STAGES.index(KILLED_AFTER) + 1]
-    for line in killed.stdout:
-        if line.startswith(f"[{finished}]"):
-            break
-    killed.kill()
+    killed = started("--out", str(folder), until=KILLED_IN)
+    wait_for(lambda: list(folder.rglob(f"checkpoints/{KILLED_IN}/*/step*")), "no checkpoint")
+    os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    wait_for(lambda: leftovers(str(folder)) == [], "ranks outlive the run that started them")
     done = capstone("--out", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "stdout.txt").write_text(done.stdout)
@@ -106,9 +123,23 @@ def test_a_killed_run_goes_on_after_its_last_finished_stage(
     lines = (out / "stdout.txt").read_text().splitlines()
     replayed = [line for line in lines if "finished by an earlier process" in line]
     names = [line[1:].partition("]")[0] for line in replayed]
-    assert names == list(STAGES[: STAGES.index(KILLED_AFTER) + 1])
+    assert names == list(STAGES[: STAGES.index(KILLED_IN)])
     assert "baseline.ease.ndcg_at_10" in results["metrics"], "measured by the killed process"
     assert not (out / "capstone/artifacts/smoke-seed0/unfinished").exists()
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(
+    out: Path,
+    results: dict,  # type: ignore[type-arg]
+) -> None:
+    """The ranks of the second process begin where the first one's checkpoint was, not at step 0."""
+    log = (out / "capstone/artifacts/smoke-seed0/logs/encoder-teacher.log").read_text()
+    first = training.PROGRESS_LINE.search(log)
+    assert first is not None
+    assert (first[1], int(first[2]) > 1) != ("encoder", False), first[0]
+    assert results["metrics"]["time.processes"]["value"] == 2
+    stages = sum(results["metrics"][f"time.{name}_s"]["value"] for name in STAGES)
+    assert results["duration_s"] >= stages - 1, "the killed process counts"
 
 
 def test_every_stage_ran_and_every_claim_has_its_metric_or_a_reason(results: dict) -> None:  # type: ignore[type-arg]
@@ -285,34 +316,89 @@ def test_model_server_workers_load_the_learners_file(
     assert set(workers) <= loaded_in, "every TorchServe worker must load the learner's file"
 
 
-@pytest.mark.parametrize("stage", ["train", "rerank", "drills", "page"])
+def make_serve(out: Path, temporary: Path) -> subprocess.Popen[str]:
+    """``make serve`` as it is typed, but for the set-up, which these tests have."""
+    done = [f"--assume-old=.venv/.ready-{accelerator}" for accelerator in ("cpu", "gpu")]
+    return subprocess.Popen(
+        ["make", "--no-print-directory", *done, "serve", "SCALE=smoke",
+         f"BIN={Path(sys.executable).parent}", f"ARGS=--unregistered --port 0 --out {out}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+
+
+def test_make_serve_takes_a_reaction_and_ends_with_ctrl_c(out: Path, tmp_path: Path) -> None:
+    """From the printed token to Ctrl-C, as a reader does it: the reaction stays, no process does."""
+    process = make_serve(out, tmp_path)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("the page: "):
+            break
+    found = re.fullmatch(r"the page: (http://127\.0\.0\.1:\d+)/#token=(\S+)\n", said[-1])
+    assert found, "".join(said)
+    family = tree(process.pid)
+    with httpx.Client(
+        base_url=found[1], headers={"Authorization": f"Bearer {found[2]}"}, trust_env=False
+    ) as client:
+        feed = client.post("/feed", json={"user_id": 1}).json()
+        liked = feed["items"][0]["item_id"]
+        event = {
+            "event_id": "liked", "request_id": feed["request_id"], "user_id": 1, "item_id": liked,
+            "reaction": "like",
+        }  # fmt: skip
+        assert client.post("/events", json=event).status_code == 200
+        again = client.post("/feed", json={"user_id": 1}).json()
+    assert liked not in [item["item_id"] for item in again["items"]]
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert "stopped" in rest, "".join(said) + rest
+    assert "Traceback" not in rest
+    assert alive_of(family) == []
+    assert leftovers(str(out)) == []
+    assert list(tmp_path.iterdir()) == [], "temporary files"
+    kept = out / "capstone" / "service" / "smoke-seed0" / "events"
+    assert FeedTables(kept).read(REACTIONS)["event_id"].to_pylist() == ["liked"]
+
+
+def alive_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_kill_9_of_the_whole_group_leaves_no_server(out: Path) -> None:
+    """Nobody is left to stop them: gateway, TorchServe, Redis and load end by themselves."""
+    process = started("--out", str(out), "--stages", "drills", until="drills")
+    events = "capstone.gateway"
+    wait_for(lambda: any(events in " ".join(p.cmdline()) for p in tree(process.pid)), "no gateway")
+    family = tree(process.pid)
+    assert any("java" in child.name() for child in family), "TorchServe is up"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: alive_of(family) == [], "servers outlive the run", seconds=30)
+    assert leftovers(str(out)) == []
+
+
+@pytest.mark.parametrize("stage", ["train", "rerank", "page"])
 def test_ctrl_c_in_a_stage_leaves_nothing_behind(out: Path, stage: str) -> None:
     """Ranks, servers and browsers end; the last run and the artefacts stay as they were."""
     before = (out / "capstone" / "latest").resolve()
-    artefacts = sorted(path.name for path in (out / "capstone/artifacts/smoke-seed0").iterdir())
-    process = subprocess.Popen(
-        [*CAPSTONE, "--scale", "smoke", "--out", str(out), "--stages", stage],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(f"[{stage}]"):
-            break
+    artefacts = {path.name for path in (out / "capstone/artifacts/smoke-seed0").iterdir()}
+    process = started("--out", str(out), "--stages", stage, until=stage)
     if stage != "rerank":
         time.sleep(4)  # let the ranks or the servers come up
-    started = tree(process.pid)
+    family = tree(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(started, timeout=5)
-    assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    psutil.wait_procs(family, timeout=5)
+    assert alive_of(family) == []
     assert (out / "capstone" / "latest").resolve() == before
     assert not list((out / "capstone").glob(".*.partial"))
-    left = sorted(path.name for path in (out / "capstone/artifacts/smoke-seed0").iterdir())
-    assert left == artefacts
+    left = {path.name for path in (out / "capstone/artifacts/smoke-seed0").iterdir()}
+    assert left | {"unfinished"} == artefacts | {"unfinished"}, "checkpoints may be gone on with"
 
 
 def test_the_next_run_works_after_the_interruptions(out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def make_run(folder: Path) -> Run:
     results = Results(
         lab="capstone", scale="smoke", device="cpu", procs=1, seed=0, mine=False,
         config=SCALES["smoke"], hardware={}, versions={},
-        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        started_at=datetime.now(UTC),
     )  # fmt: skip
     return Run(RunOptions(), results, folder, folder)
 
@@ -93,3 +95,64 @@ def test_nothing_is_left_of_a_run_that_ended(tmp_path: Path, space: Workspace) -
     unfinished.clear()
     assert not Unfinished(space, {}).finished("train")
     assert not (space.folder / "unfinished").exists()
+
+
+def killed_in_train(folder: Path, space: Workspace) -> None:
+    """A process that is killed (-9) in the middle of a training, after its checkpoint."""
+    child = os.fork()
+    if child == 0:
+        unfinished, run = Unfinished(space, {}), make_run(folder)
+        unfinished.begin(run)
+        with unfinished.stage("train", run), space.stage("train") as made:
+            (made / "half").write_text("half")
+            unfinished.checkpoints("train").mkdir(parents=True)
+            checkpoint = unfinished.checkpoints("train") / "step-18"
+            checkpoint.write_text("weights")
+            later = run.results.started_at.timestamp() + 30
+            os.utime(checkpoint, (later, later))
+            os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def test_checkpoints_outlive_a_kill_and_go_when_the_stage_is_through(
+    tmp_path: Path, space: Workspace
+) -> None:
+    """An hour of training must not end with the process that led it."""
+    with space.stage("train") as made:
+        (made / "weights").write_text("of an earlier run")
+    killed_in_train(tmp_path / "killed", space)
+    assert (space.need("train") / "weights").read_text() == "of an earlier run"
+    unfinished = Unfinished(space, {})
+    assert [path.name for path in unfinished.checkpoints("train").iterdir()] == ["step-18"]
+    record(make_run(tmp_path / "again"), unfinished, space)
+    assert not unfinished.checkpoints("train").exists()
+    assert [path.name for path in space.folder.glob(".train.*")] == [], "nor what was half-written"
+
+
+def test_a_run_lasts_as_long_as_all_its_processes(tmp_path: Path, space: Workspace) -> None:
+    """A report of the last process alone would say that a run of an hour took a minute."""
+    for number in range(2):
+        killed_in_train(tmp_path / f"killed-{number}", space)
+        Unfinished(space, {}).forget("train")
+    killed_in_train(tmp_path / "killed", space)
+    unfinished, run = Unfinished(space, {}), make_run(tmp_path / "last")
+    unfinished.begin(run)
+    assert run.results.metrics["time.processes"].value == 4
+    assert "sum over the processes" in run.results.metrics["time.processes"].how
+    # Two whose last sign of life went with their checkpoints, and one that lived for 30 s.
+    assert 30 <= run.results.as_json(())["duration_s"] < 40
+    alone, other = Unfinished(space, {"seed": 1}), make_run(tmp_path / "other")
+    alone.begin(other)
+    assert other.results.metrics["time.processes"].value == 1
+    assert other.results.earlier_s == 0
+
+
+def test_an_interrupted_stage_without_checkpoints_leaves_nothing(
+    tmp_path: Path, space: Workspace
+) -> None:
+    """Ctrl-C in the first stage: there is nothing to go on with."""
+    unfinished, run = Unfinished(space, {}), make_run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), unfinished.stage("load", run):
+        raise KeyboardInterrupt
+    assert not unfinished.folder.parent.exists()

@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     lab = "lab5, 5 or lab5_distillation"
     start = add("start", _start, "write the exercises of a lab to your folder, never overwriting")
     start.add_argument("lab", metavar="LAB", help=lab)
+    start.add_argument("exercise", metavar="ID", nargs="?", help="only this one's file, as in 5.1")
     start.add_argument("--reset", metavar="ID", help="give one exercise back as it was, as in 5.1")
     check = add("check", _check, "run the public tests of a lab on your code")
     check.add_argument("lab", metavar="LAB", help=lab)
@@ -98,9 +99,12 @@ def _start(arguments: argparse.Namespace, root: Path, work: Path) -> int:
         backup = reset(entry, work)
         print(f"{entry.id} is a stub again in {entry.work_file(work)}; your version: {backup}")
         return EXIT_OK
+    if arguments.exercise:
+        entries = [catalog.find_exercise(entries, arguments.exercise)]
     for file, written in start(entries, work):
         print(f"wrote {file}" if written else f"kept  {file} (it exists, nothing was changed)")
-    print(f"next: edit, then `course check {lab.partition('_')[0]}`")
+    only = f" {arguments.exercise}" if arguments.exercise else ""
+    print(f"next: edit, then `course check {lab.partition('_')[0]}{only}`")
     return EXIT_OK
 
 

@@ -31,6 +31,7 @@ from common.process import Child, supervised
 from common.progress import Progress
 from common.results import FULL, write_json, write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.5
 GRACE_S = 5.0
 PUBLISH_EVERY_S = 10.0
@@ -160,6 +161,7 @@ class Batch:
                 supervised(
                     [*self.worker, str(theirs.fileno())],
                     log=folder / "log.txt",
+                    cwd=ROOT,  # never a folder that may hold a submission's modules
                     name="grader",
                     grace_s=GRACE_S,
                     pass_fds=[theirs.fileno()],
@@ -175,7 +177,7 @@ class Batch:
             return False
         submission = worker.job.submission
         told = {"student": submission.student, "problem": submission.problem}
-        worker.tell(told | {"path": str(submission.path)})
+        worker.tell(told | {"path": str(submission.path.absolute())})
         return True
 
     def _is_late(self, worker: _Worker) -> bool:

@@ -25,7 +25,10 @@ from common.grading.model import GradedExercise, GradedSubmission, Submission
 from common.grading.output_folder import PRIVATE, folder_names, only_one
 from common.results import commit, write_json, write_text
 
+WORKER = [sys.executable, "-m", "common.grading.worker"]
 LARGEST_SEED = (1 << 31) - 1
+LONGEST_S = 86_400
+LEAST_MB, MOST_MB = 256, 1 << 20
 MB_A_JOB = 3072
 """Memory that a grader of a lab with torch takes: the machine's decides on ``--jobs``."""
 LARGEST_LISTING = 16 * 2**20
@@ -53,8 +56,10 @@ class Request:
         seed = self.secret_seed
         within = seed is None or 0 <= seed <= LARGEST_SEED
         require(within, "--secret-seed", seed, f"must lie in 0 to {LARGEST_SEED:,}")
-        require(self.timeout_s >= 1, "--timeout", self.timeout_s, "must be at least 1 second")
-        require(self.memory_mb >= 256, "--memory", self.memory_mb, "must be at least 256 MB")
+        within = 1 <= self.timeout_s <= LONGEST_S
+        require(within, "--timeout", self.timeout_s, f"must lie in 1 to {LONGEST_S:,} seconds")
+        within = LEAST_MB <= self.memory_mb <= MOST_MB
+        require(within, "--memory", self.memory_mb, f"must lie in {LEAST_MB} to {MOST_MB:,} MB")
         out, given = self.out.resolve(), self.submissions.resolve()
         if out.is_relative_to(given) or given.is_relative_to(out):
             raise InputError(f"--out {self.out} and {self.submissions} lie in each other; name two")
@@ -99,7 +104,7 @@ def grade_class(request: Request) -> int:
         batch = Batch(
             out=out,
             points={entry.id: entry.points for entry in entries},
-            worker=[sys.executable, "-m", "common.grading.worker"],
+            worker=WORKER,
             setup={
                 "root": str(root),
                 "lab": lab,

@@ -69,42 +69,32 @@ class StudySize:
 
 
 def _plan(
-    train_shards: int,
-    lanes: int,
-    steps: int,
-    share: float,
-    micro_lists: int = 0,
-    **config: float,
+    train_shards: int, lanes: int, steps: int, micro_lists: int, **config: float
 ) -> ReadingPlan:
-    return ReadingPlan(
-        ImpressionConfig(**config),  # type: ignore[arg-type]
-        train_shards,
-        lanes,
-        steps,
-        share,
-        micro_lists,
-    )
+    share = config.pop("share")
+    settings = ImpressionConfig(**config)  # type: ignore[arg-type]
+    return ReadingPlan(settings, train_shards, lanes, steps, share, micro_lists)
 
 
 def study_size(scale: str, seed: int = 0) -> StudySize:
     """What each scale does; full needs GPUs, and hours of them for all of its shards."""
     if scale == "smoke":
         plan = _plan(
-            4, 2, 8, 0.2, n_users=2000, n_items=3000, n_impressions=80_000,
+            4, 2, 8, 0, share=0.2, n_users=2000, n_items=3000, n_impressions=80_000,
             history_length=8, shard_lists=1000, n_days=4, new_items=0.5, seed=seed,
         )  # fmt: skip
         return StudySize("tiny", plan, 2, 2, 1e-2, tail=0)
     if scale == "standard":
         plan = _plan(
-            40, 4, 16, 0.1, n_users=20_000, n_items=3000, n_impressions=614_400,
+            40, 4, 16, 0, share=0.1, n_users=20_000, n_items=3000, n_impressions=614_400,
             history_length=20, shard_lists=1024, n_days=7, new_items=0.3, seed=seed,
         )  # fmt: skip
         return StudySize("small", plan, 8, 12, 3e-3, tail=8)
     plan = _plan(
-        2400, 16, 128, 0.1, micro_lists=128, n_users=10_000_000, n_items=100_000,
+        2400, 16, 128, 96, share=0.1, n_users=10_000_000, n_items=100_000,
         n_impressions=102_400_000, history_length=255, shard_lists=4096, seed=seed,
     )  # fmt: skip
-    return StudySize("full", plan, 2, 2, 3e-4, tail=8, precision="bf16")
+    return StudySize("full", plan, 2, 2, 3e-5, tail=8, precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -307,9 +297,8 @@ def predict(
         part = take(rows, slice(int(starts[first]), int(starts[last])))
         requests, _, weight = pack(part, np.ones(part.n, dtype=bool))
         asked = requests.at_the_top() if at_the_top else requests
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=device.type == "cuda" and not exact
-        ):
+        fast = device.type == "cuda" and not exact
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             found = scores_of(model, asked.on(device))
         real = weight.numpy() > 0
         parts.append({head: p[real] for head, p in found.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -13,6 +14,7 @@ from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments import highlight
 from pygments.formatters.html import HtmlFormatter
+from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
@@ -34,11 +36,16 @@ def highlighted(code: str, language: str) -> str:
     """Code in HTML with a span for each kind of word; plain when the language is not known."""
     if not language and code.lstrip().startswith(SHELL_WORDS):
         language = "bash"
+    lexer = _lexer(language)
+    return str(highlight(code, lexer, FORMATTER)) if lexer else html.escape(code)
+
+
+@lru_cache
+def _lexer(language: str) -> Lexer | None:
     try:
-        lexer = get_lexer_by_name(language or "text", stripnl=False)
+        return get_lexer_by_name(language or "text", stripnl=False)
     except ClassNotFound:
-        return html.escape(code)
-    return str(highlight(code, lexer, FORMATTER))
+        return None
 
 
 def code_styles() -> str:

@@ -54,13 +54,17 @@ class Sources:
         """
         top, *below = folder.split("/")
         try:
-            found = self._loader.modules_collection.members.get(top) or self._loader.load(top)
+            found = self._loader.modules_collection.members.get(top) or self._load(top)
             package = found[".".join(below)] if below else found
         except (ImportError, SyntaxError, KeyError, griffe.LoadingError) as error:
             raise InputError(f"{folder} cannot be read as a Python package: {error}") from error
         if not isinstance(package, griffe.Module):
             raise InputError(f"{folder} is no Python package")
         return package
+
+    def _load(self, top: str) -> griffe.Object | griffe.Alias:
+        # A folder of that name below the current one is not what is meant.
+        return self._loader.load(top, try_relative_path=False)
 
 
 def read_package(root: Path, package: griffe.Module, folder: str, title: str) -> Package:

@@ -25,6 +25,7 @@ async function draw() {
     startOnLoad: false,
     securityLevel: "strict",
     theme: dark() ? "dark" : "neutral",
+    themeVariables: { edgeLabelBackground: getComputedStyle(document.body).backgroundColor },
     fontFamily: getComputedStyle(document.body).fontFamily,
   });
   diagrams.forEach((place, index) => {
@@ -117,7 +118,7 @@ function find(sections, query) {
       else scores.delete(section);
     }
   }
-  const order = { lesson: 1, guide: 0.95, reference: 0.6, file: 0.5 };
+  const order = { lesson: 1, guide: 0.95, reference: 0.45, file: 0.4 };
   const phrase = words.join(" ");
   const ranked = [...scores].map(([section, score]) => {
     const together = words.length > 1 && `${section.top} ${section.head} ${section.body}`.includes(phrase);

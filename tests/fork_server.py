@@ -37,15 +37,19 @@ from pathlib import Path
 
 from common._guard import guard, reap
 from common.errors import RunError
+from common.exercises.catalog import discover, discover_tests, lab_folders
 from common.process import supervised
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLE = "LABS_FORK_SERVER"
 START_S = 240  # it takes 4 s on an idle machine
 PRELOADED = (
-    *("pytest", "hypothesis", "numpy", "pandas", "scipy.stats", "sklearn.metrics", "faiss"),
-    *("_hypothesis_pytestplugin", "anyio.pytest_plugin", "typeguard._pytest_plugin"),
-    *("pytest_timeout", "xdist.looponfail", "xdist.plugin", "statsmodels.api"),
+    *("pytest", "hypothesis", "numpy", "pandas", "scipy.stats", "faiss", "libcst"),
+    *("sklearn.ensemble", "sklearn.linear_model", "sklearn.metrics", "matplotlib.figure"),
+    *("_hypothesis_pytestplugin", "hypothesis.extra._patching", "anyio.pytest_plugin"),
+    *("pytest_timeout", "platformdirs.pytest_plugin", "typeguard._pytest_plugin"),
+    *("xdist.looponfail", "xdist.plugin"),
+    *("common.exercises.pytest_plugin", "common.exercises.pytest_grader", "statsmodels.api"),
     *("torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp"),
     *("torch.distributed.tensor", "torch.nn.parallel", "torch.optim", "torch.profiler"),
 )
@@ -152,6 +156,9 @@ def serve(path: Path) -> None:
     """Fork for every connection, for ever. Returns in a child whose program has ended."""
     for name in PRELOADED:
         importlib.import_module(name)
+    discover(ROOT)  # these keep what they have read of each file
+    for lab in lab_folders(ROOT):
+        discover_tests(ROOT, lab.name)
     gc.collect()
     gc.freeze()  # a collection in a child would copy the pages of all these objects
     signal.signal(signal.SIGCHLD, lambda *_: reap())  # and the session's CPU time counts them

@@ -19,7 +19,7 @@ EXERCISE_ID = re.compile(r"([1-9]\d*)\.([1-9]\d*)")
 WRONG_FILE = re.compile(r"e(\d+)_(\d+)_\w+\.py")
 NO_TOPIC = {"__init__", "__main__", "config", "traps"}
 FIELDS = ("points", "title", "hint")
-MARKER = re.compile(r"^\s*@[\s\w.]*\bexercise\b", re.MULTILINE)
+MARKER = re.compile(r"@[\s\w.]*\bexercise\b")
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -173,10 +173,15 @@ def discover_tests(root: Path, lab: str) -> list[ExerciseTest]:
     for file in sorted((root / "tests" / lab).glob("**/test_*.py")):
         source = read_source(file)
         if "mark.exercise" in source:
-            tree = ast.parse(source, str(file))
-            prefix = file.relative_to(root).as_posix()
-            tests += _tests_of(tree.body, file, prefix, _module_mark(tree))
+            tests += _read_tests(file, file.relative_to(root).as_posix(), source)
     return tests
+
+
+@cache
+def _read_tests(file: Path, prefix: str, source: str) -> tuple[ExerciseTest, ...]:
+    """The marked tests of one file with this text."""
+    tree = ast.parse(source, str(file))
+    return tuple(_tests_of(tree.body, file, prefix, _module_mark(tree)))
 
 
 def wrong_solutions(root: Path, entry: Entry) -> list[Path]:

@@ -77,7 +77,9 @@ def pytest_arguments(
         if not exercises or test.exercise in exercises
     }
     arguments = [*(sorted(files) or [f"tests/{lab}"]), "-m", "exercise", "-q"]
-    arguments += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    # The plugin of schemathesis takes a second to import, and no exercise asks for it.
+    arguments += ["-p", "no:cacheprovider", "-p", "no:schemathesis"]
+    arguments += ["--continue-on-collection-errors"]
     arguments += ["-o", f"timeout={TIMEOUT_S}", "--exercise-report", str(report)]
     arguments += ["--exercise-stop"] if stop else []
     for exercise in exercises:

@@ -79,7 +79,7 @@ class Grader:
         if report.failed:
             found["printed"] = "\n".join(report.capstdout.splitlines()[-PRINTED_LINES:])
             if self.config.getoption("--exercise-stop"):
-                item.session.shouldstop = f"exercise {mark} failed"
+                item.session.shouldfail = f"exercise {mark} failed"
         doc = getattr(getattr(item, "function", None), "__doc__", None) or ""
         found["doc"] = " ".join(doc.split())
         report.exercise = {"id": mark, **found}  # type: ignore[attr-defined]

@@ -21,6 +21,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from common.assessment.bank import draw, load_file
+from common.assessment.evidence import load_criteria
+
 ROOT = Path(__file__).resolve().parents[1]
 LABS = sorted(path.name for path in (ROOT / "labs").glob("lab[0-9]*") if path.is_dir())
 PACKAGES = [*(f"labs.{lab}" for lab in LABS), "capstone"]
@@ -86,21 +89,20 @@ def test_every_lab_holds_lesson_runner_configuration_traps_and_quiz(folder: str,
 
 @pytest.mark.parametrize("folder", [*(f"labs/{lab}" for lab in LABS), "capstone"])
 def test_every_quiz_can_be_asked(folder: str) -> None:
-    """Four different options, an answer among them, a reason, and ids that name the lab."""
-    questions = tomllib.loads((ROOT / folder / "quiz.toml").read_text(encoding="utf-8"))["question"]
-    name = folder.rpartition("/")[2]
-    prefix = "capstone" if name == "capstone" else name[3]
-    assert [question["id"] for question in questions] == [
-        f"{prefix}.q{number}" for number in range(1, len(questions) + 1)
-    ]
-    assert len(questions) >= 5
+    """Four different options or a number with its formula, a reason, and a known criterion."""
+    questions = load_file(ROOT / folder / "quiz.toml")
+    assert len(questions) >= 12, f"{folder} asks {len(questions)} questions"
+    assert sum(question.numeric for question in questions) >= 4, f"{folder} asks too few numbers"
+    prompts = [question.prompt for question in questions]
+    assert len(set(prompts)) == len(prompts), f"{folder} asks the same twice"
+    criteria = {criterion.id for criterion in load_criteria(ROOT)}
     for question in questions:
-        assert set(question) == {"id", "prompt", "options", "answer", "why"}, question["id"]
-        options = question["options"]
-        assert len(options) == len(set(options)) == 4, f"{question['id']}: {options}"
-        assert question["answer"] in range(4), question["id"]
-        assert question["prompt"].strip(), question["id"]
-        assert len(question["why"].strip()) > 20, question["id"]
+        assert question.criterion in criteria, f"{question.id}: {question.criterion}"
+        assert len(question.why.strip()) > 20, question.id
+        for seed in range(40 if question.numeric else 1):
+            asked = draw(question, seed)
+            assert asked.right(asked.answer), f"{question.id}, seed {seed}"
+            assert "{" not in asked.prompt or not question.numeric, f"{question.id}: {asked.prompt}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

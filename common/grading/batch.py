@@ -116,7 +116,9 @@ class Batch:
             for folder, kept in self.graded.items():
                 self._hand_out(folder, kept)
             try:
-                self._grade(waiting)
+                if waiting:
+                    print("preparing: libraries, and the reference's run of its tests", flush=True)
+                    self._grade(waiting)
             finally:
                 self.publish(self.graded, self.faults)
         except OSError as error:

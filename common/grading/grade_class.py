@@ -117,15 +117,13 @@ def grade_class(request: Request) -> int:
             deadline_s=len(entries) * (request.timeout_s + SPARE_S),
         )
         print(f"{lab}: {len(found)} submissions, {len(entries)} exercises", flush=True)
-        print(f"secret seed {kept['secret_seed']}, kept in {out / PRIVATE / 'batch.json'}")
-        print(
-            "each worker first imports libraries, the first one also runs the reference", flush=True
-        )
+        recorded = out / PRIVATE / "batch.json"
+        print(f"secret seed {kept['secret_seed']}, kept in {recorded}", flush=True)
         try:
             before = batch.run(todo)
         except KeyboardInterrupt:
             done = f"{len(batch.graded)} of {len(found)} submissions are graded and kept"
-            print(f"\nstopped: {done}; the same command goes on", file=sys.stderr)
+            print(f"\nstopped: {done} ({out / 'gradebook.html'}); the same command goes on")
             raise
         _say(out, batch, before)
         return EXIT_FAILED if batch.faults else EXIT_OK

@@ -7,7 +7,8 @@ marked ``exercise`` was collected or points are asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,11 +159,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """In a student's repository a test of no exercise waits for what it needs, and says so."""
-    try:
+    with _waiting_for_exercises(item):
         return (yield)
-    except NotImplementedError as error:
-        if exercise_of(item) or not in_student_repository():
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    with _waiting_for_exercises(request.node):
+        return (yield)
+
+
+@contextmanager
+def _waiting_for_exercises(item: pytest.Item | pytest.Collector) -> Iterator[None]:
+    """In a student's repository a test of no exercise waits for those it needs, and says so."""
+    try:
+        yield
+    except Exception as error:
+        graded = isinstance(item, pytest.Item) and exercise_of(item)
+        if graded or not in_student_repository():
             raise
         from common.exercises.unsolved import unsolved
 

@@ -18,6 +18,8 @@ def unsolved(error: BaseException) -> str | None:
     """The exercise whose stub raised ``error``, in this process or in one that it reports of."""
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, BaseExceptionGroup):
+            seen = seen.exceptions[0]
         own = isinstance(seen, NotImplementedError)
         found = (STUB.match if own else PRINTED.search)(str(seen))
         if found:

@@ -36,13 +36,13 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
     """Exit status as of ``course``: 0 done, 1 failed, 2 bad input (by InputError)."""
     from common.release import contents
 
+    if arguments.classroom and not arguments.out:
+        raise InputError("--classroom adds to the student repository: give --out DIR too")
     if not arguments.out and not arguments.autograder:
         raise InputError(
             "nothing to write: give --out DIR for the student repository, "
             "or --autograder FILE for Gradescope"
         )
-    if arguments.classroom and not arguments.out:
-        raise InputError("--classroom adds to the student repository: give --out DIR too")
     labs = contents.chosen_labs(root, arguments.lab)
     if arguments.out:
         _student_repository(root, labs, Path(arguments.out).absolute(), arguments.classroom)

@@ -72,6 +72,8 @@ def _outcome(node: str, not_run: Mapping[str, str], ran: Ran) -> tuple[Status, s
     """What one test of the manifest did. Only a pass is a pass."""
     found = ran.results.get(node)
     if found is None:
+        if ran.complete and node in not_run:
+            return NOT_RUN, not_run[node]
         if ran.ended and ran.running == node:
             return FAILED, ran.ended
         return FAILED, f"the test was not reached: {ran.ended}" if ran.ended else "it did not run"

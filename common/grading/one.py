@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, RunError
-from common.exercises.catalog import Entry, discover, find_lab, sentence
-from common.grading import canaries, feedback, manifest, private_tree
+from common.errors import InputError
+from common.exercises.catalog import Entry, discover, find_lab
+from common.grading import canaries, carried, feedback, manifest, private_tree
 from common.grading.manifest import Manifest
 from common.grading.model import GradedExercise, GradedSubmission, Submission
 from common.grading.sandbox import Limits, Ran, Sandbox
@@ -83,12 +83,15 @@ class LabGrader:
     ) -> None:
         self.root = root.resolve()
         self.lab = find_lab(self.root, lab)
-        self.entries = [entry for entry in discover(self.root) if entry.lab == self.lab]
+        everything = discover(self.root)
+        self.entries = [entry for entry in everything if entry.lab == self.lab]
+        self._others = [entry for entry in everything if entry.lab != self.lab]
         if not self.entries:
             raise InputError(f"{self.lab} has no exercises")
         if secret_seed is not None and not 0 <= secret_seed < 1 << 31:
             raise InputError(f"the secret seed {secret_seed} must lie in 0 to {(1 << 31) - 1:,}")
         self.secret_seed, self.cache = secret_seed, cache
+        self.depends = self._dependencies()
         self.digest = private_tree.digest(self.root, self.lab)
         self._texts = private_tree.lab_text(self.root, self.lab)
         preloaded = [
@@ -99,6 +102,18 @@ class LabGrader:
         ]
         self.torch = "import torch" in self._texts
         self.sandbox = Sandbox(limits, preloaded=preloaded, **(sandbox or {}))
+
+    def _dependencies(self) -> dict[str, list[Entry]]:
+        """For each exercise, the others that its code or its tests reach."""
+        tests = manifest.nodes_by_exercise(self.root, self.lab)
+        found = {}
+        for entry in self.entries:
+            files = {test.file for test in tests.get(entry.id, [])}
+            modules = carried.reached(self.root, entry, files)
+            found[entry.id] = [
+                each for each in self.entries if each.module in modules and each.id != entry.id
+            ]
+        return found
 
     def __enter__(self) -> LabGrader:
         with contextlib.ExitStack() as stack:
@@ -150,7 +165,7 @@ class LabGrader:
 
     def take(self, submission: Submission) -> Taken:
         """Read a submission's files; see :func:`common.grading.submissions.take`."""
-        return take(submission, self.entries)
+        return take(submission, self.entries, self._others)
 
     def grade(self, submission: Submission, taken: Taken | None = None) -> GradedSubmission:
         """The grade of one submission. What is wrong with it is in the grade, never raised.
@@ -178,8 +193,31 @@ class LabGrader:
                 graded.alerts += [f"{entry.id}: {sign}" for sign in dict.fromkeys(ran.tampering)]
                 if ran.ended and not ran.tampering:
                     graded.alerts.append(f"{entry.id}: {ran.ended}")
+        self._carry_forward(graded, taken)
         graded.seconds = round(time.monotonic() - started, 2)
         return graded
+
+    def _carry_forward(self, graded: GradedSubmission, taken: Taken) -> None:
+        """Run again what failed beside a failed exercise that it builds on."""
+        failed = {each.id for each in graded.exercises if each.status == "failed"}
+        for at, entry in enumerate(self.entries):
+            exercise, name = graded.exercises[at], f"{entry.lab}/{entry.module}.py"
+            others = [each for each in self.depends[entry.id] if each.id in failed]
+            unwritten = f"NotImplementedError: exercise {entry.id}:" in exercise.feedback
+            touched = exercise.reason == feedback.TAMPERED
+            if exercise.id not in failed or not others or unwritten or touched:
+                continue
+            if name not in taken.files or any(
+                fault.startswith(f"{name}:") for fault in taken.problems
+            ):
+                continue
+            files = carried.with_reference(taken.files, others)
+            again, ran = self._grade(entry, Taken(files))
+            if ran is not None and again.status == "passed":
+                names = ", ".join(each.id for each in others)
+                again.feedback += f", with the course's own solution of {names}, which failed"
+                again.seconds = round(again.seconds + exercise.seconds, 2)
+                graded.exercises[at] = again
 
     def _grade(self, entry: Entry, taken: Taken) -> tuple[GradedExercise, Ran | None]:
         name = f"{entry.lab}/{entry.module}.py"
@@ -194,6 +232,9 @@ class LabGrader:
             )
             blank.feedback = blank.reason
             return blank, None
+        if nodes and all(node in self.manifest.not_run for node in nodes):
+            waits = Ran(collected=[], complete=True)
+            return feedback.judge(entry, nodes, self.manifest.not_run, waits, self.root), None
         bases = list(dict.fromkeys(node.partition("[")[0] for node in nodes))
         ran, watched = self._run(entry, taken.files, bases, self.secret_seed, self.manifest.fixed)
         _check_canaries(ran, watched)
@@ -289,6 +330,3 @@ def grade_one(
     """Grade one submission with a sandbox of its own; for many, keep a :class:`LabGrader`."""
     with LabGrader(root, lab, secret_seed=secret_seed, limits=limits, cache=cache) as grader:
         return grader.grade(submission)
-
-
-__all__ = ["LabGrader", "Limits", "RunError", "grade_one", "sentence"]

@@ -84,18 +84,27 @@ def find(folder: Path) -> list[Submission]:
     return found
 
 
-def take(submission: Submission, entries: Sequence[Entry]) -> Taken:
-    """Read the graded files of one submission; what is wrong is in ``problems``, never raised."""
+def take(submission: Submission, entries: Sequence[Entry], others: Sequence[Entry] = ()) -> Taken:
+    """Read the graded files of one submission; what is wrong is in ``problems``, never raised.
+
+    Parameters
+    ----------
+    entries
+        The exercises that are graded.
+    others
+        Exercises of other labs: that their files lie in the same ``work/`` is no problem.
+    """
     taken = Taken()
     if submission.problem:
         taken.problems.append(submission.problem)
         return taken
     wanted = {f"{entry.lab}/{entry.module}.py" for entry in entries}
+    quiet = {f"{entry.lab}/{entry.module}.py" for entry in others} - wanted
     try:
         if submission.path.is_dir():
-            _from_folder(submission.path, wanted, taken)
+            _from_folder(submission.path, wanted, quiet, taken)
         else:
-            _from_zip(submission.path, wanted, taken)
+            _from_zip(submission.path, wanted, quiet, taken)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         taken.problems.append(f"it cannot be read: {error}")
     except (zlib.error, EOFError, ValueError, KeyError, UnicodeError) as error:
@@ -143,7 +152,7 @@ def _place(parts: Sequence[str], wanted: set[str]) -> str | None:
 
 
 def _sort(
-    found: Iterator[tuple[str, str]], wanted: set[str], taken: Taken
+    found: Iterator[tuple[str, str]], wanted: set[str], quiet: set[str], taken: Taken
 ) -> Iterator[tuple[str, str]]:
     """Of ``(path, fault)`` pairs, those to read as ``(path, name)``; the others are listed."""
     chosen: dict[str, str] = {}
@@ -154,7 +163,8 @@ def _sort(
             break
         name = None if fault == "unsafe path" else _place(PurePosixPath(path).parts, wanted)
         if name is None:
-            if not NOISE.search(path):
+            known = _place(PurePosixPath(path).parts, quiet) is not None and not fault
+            if not known and not NOISE.search(path):
                 ignored.append(f"{path[:200]!r}" + (f" ({fault})" if fault else ""))
         elif fault:
             taken.problems.append(f"{name}: {fault}")
@@ -169,8 +179,8 @@ def _sort(
         yield path, name
 
 
-def _from_folder(folder: Path, wanted: set[str], taken: Taken) -> None:
-    for path, name in _sort(_walk(folder), wanted, taken):
+def _from_folder(folder: Path, wanted: set[str], quiet: set[str], taken: Taken) -> None:
+    for path, name in _sort(_walk(folder), wanted, quiet, taken):
         # No link may take the place of the file, or of a folder on the way, meanwhile.
         try:
             content = _read(folder, path)
@@ -223,12 +233,12 @@ def _read(folder: Path, path: str) -> bytes:
             os.close(fd)
 
 
-def _from_zip(path: Path, wanted: set[str], taken: Taken) -> None:
+def _from_zip(path: Path, wanted: set[str], quiet: set[str], taken: Taken) -> None:
     if path.stat().st_size > LARGEST_ZIP:
         taken.problems.append(f"the zip is larger than {LARGEST_ZIP >> 20:,} MB")
         return
     with zipfile.ZipFile(path) as archive:
-        for member, name in _sort(_members(archive), wanted, taken):
+        for member, name in _sort(_members(archive), wanted, quiet, taken):
             info = archive.getinfo(member)
             with archive.open(info) as stream:
                 _keep(name, stream.read(LARGEST_FILE + 1), taken)

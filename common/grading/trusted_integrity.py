@@ -146,15 +146,18 @@ def _agrees(kind: type, method: Any) -> bool:
     class Nothing:
         pass
 
-    try:
-        instance = kind.__new__(kind)  # type: ignore[call-overload]
-    except BaseException:
-        return False
-    for other in (Nothing(), object, float("nan")):
+    instances: list[object] = [None]
+    for arguments in ((), (1,)):
         try:
-            answer = method(instance, other)
-            if answer is not NotImplemented and bool(answer):
-                return True
+            instances.append(kind.__new__(kind, *arguments))
         except BaseException:
             continue
+    for instance in instances:
+        for other in (Nothing(), object, float("nan")):
+            try:
+                answer = method(instance, other)
+                if answer is not NotImplemented and bool(answer):
+                    return True
+            except BaseException:
+                continue
     return False

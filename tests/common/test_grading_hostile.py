@@ -1,7 +1,7 @@
 """Submissions that attack their grader: none gains a point, none disturbs its neighbours.
 
-Each file in ``hostile/`` is a student's ``arithmetic.py``; its docstring says what it tries. All are
-graded by one grader, as a class would be, two at a time, with an honest student among them.
+Each file in ``hostile/`` is a student's ``arithmetic.py``; its docstring says what it tries. All
+are graded by one grader, as a class would be, two at a time, with an honest student among them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SEEN = {  # what the instructor is told of, beside the points that are not given
     "changes_code_objects": "changes the code of a function",
     "patches_builtins": "replaces builtins.AssertionError",
     "patches_pytest_runner": "changed",
-    "patches_reports": "changed",
+    "patches_reports": "a comparison that must fail did not",
     "registers_a_plugin": "walks the garbage collector's objects",
     "replaces_modules": "sys.modules['numpy.testing']",
     "equals_everything": "agrees with everything",
@@ -51,9 +51,7 @@ SEEN = {  # what the instructor is told of, beside the points that are not given
     "calls_native_code": "calls native code",
     "lies_about_its_file": "makes code that claims another file",
     "stops_the_clock": "replaces time",
-    "fills_the_memory": "memory",
     "never_ends": "took longer than",
-    "writes_without_end": "wrote more than",
 }
 
 
@@ -94,18 +92,14 @@ def test_another_exercise_of_the_same_submission_keeps_its_points(
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_student_is_not_disturbed(
-    grades: dict[str, GradedSubmission], name: str
-) -> None:
+def test_an_honest_student_is_not_disturbed(grades: dict[str, GradedSubmission], name: str) -> None:
     """Beside fork bombs and killers an honest submission gets all its points and no alert."""
     assert [each.score for each in grades[name].exercises] == [4, 3, 0]
     assert grades[name].alerts == []
 
 
 @pytest.mark.parametrize(("name", "sign"), SEEN.items(), ids=list(SEEN))
-def test_the_instructor_is_told(
-    grades: dict[str, GradedSubmission], name: str, sign: str
-) -> None:
+def test_the_instructor_is_told(grades: dict[str, GradedSubmission], name: str, sign: str) -> None:
     """Points that are not given are not enough: somebody should read the source."""
     assert any(sign in alert for alert in grades[name].alerts), grades[name].alerts
 

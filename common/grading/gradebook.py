@@ -11,7 +11,7 @@ from typing import Any
 
 from common.grading.batch import Fault
 from common.grading.model import GradedExercise, GradedSubmission
-from common.grading.text import printable
+from common.grading.text import by_message, printable
 
 BINS = 10
 MOST_REASONS = 2
@@ -63,6 +63,7 @@ def render(
         about=about,
         students=students,
         faults=sorted(faults, key=lambda fault: fault.student.casefold()),
+        reasons=_by_reason(faults),
         exercises=[_of_class(exercise, grades) for exercise in exercises],
         max_score=sum(exercise.points for exercise in exercises),
         tally=_tally(grades, faults),
@@ -87,10 +88,19 @@ def _percent(each: GradedSubmission) -> float:
 
 def _student(each: GradedSubmission, folder: str) -> dict[str, Any]:
     """A row of the table, with the exercises that earned nothing grouped by why."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    grouped: dict[tuple[str, str], list[GradedExercise]] = {}
     for exercise in each.exercises:
         if exercise.status != "passed":
-            grouped.setdefault((exercise.status, exercise.reason), []).append(exercise.id)
+            message = exercise.reason.partition(".py: ")[2] or exercise.reason
+            grouped.setdefault((exercise.status, message), []).append(exercise)
+    lost = [
+        (
+            "all" if len(alike) == len(each.exercises) > 1 else ", ".join(one.id for one in alike),
+            status,
+            "; ".join(by_message(one.reason for one in alike)),
+        )
+        for (status, _), alike in grouped.items()
+    ]
     return {
         "name": printable(each.student),
         "folder": folder,
@@ -98,8 +108,8 @@ def _student(each: GradedSubmission, folder: str) -> dict[str, Any]:
         "score": each.score,
         "percent": _percent(each),
         "by_id": {exercise.id: exercise for exercise in each.exercises},
-        "lost": [(ids, status, reason) for (status, reason), ids in grouped.items()],
-        "problems": each.problems,
+        "lost": lost,
+        "problems": by_message(each.problems),
         "alerts": each.alerts,
         "seconds": each.seconds,
     }
@@ -137,6 +147,14 @@ def _tally(graded: Sequence[GradedSubmission], faults: Sequence[Fault]) -> list[
     rows.append((str(sum(bool(each.alerts) for each in graded)), "with alerts"))
     rows.append((str(len(faults)), "without a grade"))
     return rows
+
+
+def _by_reason(faults: Sequence[Fault]) -> list[tuple[str, list[str]]]:
+    """Each reason for which there is no grade, with its students."""
+    grouped: dict[str, list[str]] = {}
+    for fault in faults:
+        grouped.setdefault(fault.reason, []).append(printable(fault.student))
+    return [(reason, sorted(names, key=str.casefold)) for reason, names in grouped.items()]
 
 
 def _alike(found: Sequence[dict[str, str]]) -> list[tuple[int, list[tuple[str, str]]]]:

@@ -240,6 +240,21 @@ def test_the_histogram_holds_every_submission_once() -> None:
     assert (found[0], found[1], found[-1]) == (("0–9", 2), ("10–19", 1), ("90–100", 2))
 
 
+def test_what_is_wrong_with_many_files_is_one_line() -> None:
+    """An empty submission is one thing to read, not one for each module of the lab."""
+    exercises = [
+        GradedExercise(f"5.{n}", "A title", LAB, 1, "failed", f"{LAB}/m{n}.py: not handed in")
+        for n in range(3)
+    ]
+    problems = [each.reason for each in exercises]
+    about = gradebook.About(LAB, "Lab 5", "today", "3f2a91", "9c0d", "94fb2f4")
+    nothing = graded("ada", exercises=exercises, problems=problems)
+    found = _Page(gradebook.render({"ada": nothing}, [], exercises, about)).text
+    line = "not handed in: m0.py, m1.py, m2.py"
+    assert found.count(line) == 2, "once as a problem, once as what cost the points"
+    assert re.search(rf"all\s*failed\s*{line}", found)
+
+
 def test_a_gradebook_of_nobody_says_so() -> None:
     """A batch that was stopped before its first grade still leaves a page."""
     assert "not graded yet" in page(faults=(Fault("ada", "not graded yet"),))

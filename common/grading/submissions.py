@@ -1,9 +1,9 @@
 """Find what was handed in, and take from it only what can be graded.
 
 A submission is a folder or a zip of a learner's ``work/``, with or without that folder and with or
-without one more around it. Only regular files ``<lab>/<module>.py`` of modules with exercises are
-taken, by copying their bytes; nothing is unpacked, no link is followed, and whatever is wrong is
-named.
+without one more around it, or a clone of the student's repository. Only regular files
+``<lab>/<module>.py`` of modules with exercises are taken, by copying their bytes; nothing is
+unpacked, no link is followed, and whatever is wrong is named.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from common.errors import InputError
 from common.exercises.catalog import Entry, locate
+from common.exercises.overlay import RELEASE
 from common.grading.model import Submission
 
 LARGEST_FILE = 1 << 20
@@ -157,10 +159,15 @@ def _sort(
     """Of ``(path, fault)`` pairs, those to read as ``(path, name)``; the others are listed."""
     chosen: dict[str, str] = {}
     ignored: list[str] = []
-    for count, (path, fault) in enumerate(found):
+    listed = list(islice(found, MOST_FILES + 1))
+    # A clone of the student's repository holds the stubs too: there only what is in work/ counts.
+    clone = any(PurePosixPath(path).parts[:2][-1] == RELEASE for path, _ in listed)
+    for count, (path, fault) in enumerate(listed):
         if count >= MOST_FILES:
             taken.problems.append(f"more than {MOST_FILES:,} files; the others were not looked at")
             break
+        if clone and fault != "unsafe path" and "work" not in PurePosixPath(path).parts[:2]:
+            continue
         name = None if fault == "unsafe path" else _place(PurePosixPath(path).parts, wanted)
         if name is None:
             known = _place(PurePosixPath(path).parts, quiet) is not None and not fault

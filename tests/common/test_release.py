@@ -20,6 +20,7 @@ from common.errors import InputError, RunError
 from common.exercises.catalog import discover, find_root, lab_folders
 from common.exercises.cli import main
 from common.exercises.stubs import stub
+from common.grading.submissions import find, take
 from common.release import contents, leaks
 from common.release.student_repository import build, write
 
@@ -262,6 +263,20 @@ def test_a_stub_of_a_stub_is_the_stub() -> None:
     once = stub(SUMS)
     assert "checked = float(x)" in once
     assert stub(once) == once
+
+
+def test_a_clone_of_the_students_repository_is_graded_by_its_work(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """The stubs stand in the same clone; they must not be taken for what was handed in."""
+    clone = tmp_path / "students" / "ada"
+    clone.parent.mkdir()
+    write(build(tiny, [LAB]), clone)
+    put(clone, {f"work/{LAB}/sums.py": SUMS})
+    (submission,) = find(clone.parent)
+    taken = take(submission, discover(tiny))
+    assert taken.files == {f"{LAB}/sums.py": SUMS.encode()}
+    assert taken.problems == []
 
 
 # --- the autograder ---------------------------------------------------------------------------

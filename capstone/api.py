@@ -40,6 +40,14 @@ RATING_OF = {Reaction.CLICK: 4, Reaction.LIKE: 5, Reaction.SHARE: 5, Reaction.HI
 """How a reaction enters the rated history that the models read."""
 
 
+def signed_rating(reaction: Reaction) -> int:
+    """A reaction's rating as a history keeps it: negative for a hide.
+
+    The ranker reads its size; retrieval does not look for more of what was sent away.
+    """
+    return -RATING_OF[reaction] if reaction is Reaction.HIDE else RATING_OF[reaction]
+
+
 class Slot(StrEnum):
     """Why an item stands where it stands."""
 

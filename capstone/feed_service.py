@@ -235,7 +235,7 @@ class FeedService:
             wait = {"Retry-After": "1"}
             raise HttpError(error.status, str(error), wait) from error
         # Also for a duplicate: the first try may have ended between the log and the state.
-        rating = api.RATING_OF[event.reaction]
+        rating = api.signed_rating(event.reaction)
         try:
             await self.state.append(event.user_id, event.item_id, rating, event.event_id)
         except Exception:  # the event is on disk, so it is acknowledged; a restart replays it

@@ -64,6 +64,10 @@ def impressions(c: Context) -> None:
         caption="P(click) on simulated people: as trained on kept rows, corrected, with Platt.",
     )  # fmt: skip
     c.run.figure(
+        "position", figures_training.draw_position(found),
+        caption="Odds of a click by position: the log's, the position tower's, the simulated law.",
+    )  # fmt: skip
+    c.run.figure(
         "impressions-loss", figures_training.draw_loss(found),
         caption="Loss on simulated impressions, and of the run that went on from a checkpoint.",
     )  # fmt: skip

@@ -71,12 +71,12 @@ class LoadedBundle:
         return self.bundle.version
 
     def query(self, user: int, history: History) -> NDArray[np.float32]:
-        """The encoder's vector [1, D] of a history, computed once for each version of it."""
+        """The encoder's vector [1, D] of what a user wanted, computed once a history's version."""
         key = (user, history.version)
         known = self.queries.get(key)
         if known is None:
             padded = np.zeros((1, self.bundle.max_length), dtype=np.int64)
-            newest = history.items[-self.bundle.max_length :]
+            newest = history.wanted[-self.bundle.max_length :]
             # A bundle does not know the items that came into the catalogue after it.
             newest = newest[newest <= self.catalogue.n_items]
             padded[0, padded.shape[1] - len(newest) :] = newest

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from capstone.data import Feed, Ints, RankingSet, Sequence, histories
 from capstone.models import EncodeUser, RankCandidates, Ranker, SequenceEncoder
 from capstone.offline import Score
-from capstone.value import ENGAGE, HEADS, Floats
+from capstone.value import HEADS, Floats
 from labs.lab4_model_serving.export import run
 
 
@@ -122,25 +122,6 @@ def ratio_of_means(
 def parameters(model: torch.nn.Module) -> int:
     """Number of trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def top_agreement(
-    first: Score, second: Score, history: Ints, ratings: Ints, candidates: Ints, k: int = 10
-) -> Floats:
-    """Share of the first model's top k by P(next) that the second has too: [n_users]."""
-    overlap = np.zeros(len(history))
-    for start in range(0, len(history), 128):
-        rows = slice(start, start + 128)
-        tops = [
-            np.argsort(-score(history[rows], ratings[rows], candidates[rows])[ENGAGE], axis=1)[
-                :, :k
-            ]
-            for score in (first, second)
-        ]
-        overlap[rows] = [
-            len(set(a.tolist()) & set(b.tolist())) / k for a, b in zip(*tops, strict=True)
-        ]
-    return overlap
 
 
 def batch_dependence(score: Score, history: Ints, ratings: Ints, candidates: Ints) -> float:

@@ -124,6 +124,7 @@ def retrieval(c: Context) -> None:
 
 def auc(c: Context) -> None:
     """The ranker on the random 8:1:1 split of the published figures, label rating >= 4."""
+    from capstone import figures_ranking
     from capstone.random_split_study import RANKS, SetRecipe, study_random_split
 
     epochs = c.config.random_split_epochs
@@ -142,6 +143,10 @@ def auc(c: Context) -> None:
             how=f"test tenth, bootstrap of users; validation {each.validation_auc:.4f}",
         )  # fmt: skip
         c.run.metric(f"random_split.{name}log_loss", each.log_loss, unit="nats", n=found.n_test)
+    c.run.figure(
+        "random-split", figures_ranking.draw_random_split(found),
+        caption="AUC on the test tenth of the random split, with intervals over users.",
+    )  # fmt: skip
 
 
 def distill(c: Context) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from time import process_time
 
 import numpy as np
-from numpy.typing import NDArray
 
 from capstone.serving import Service
 from common.errors import RunError
@@ -231,8 +230,3 @@ def _cpu(service: Service) -> dict[str, float]:
         except psutil.NoSuchProcess:
             continue
     return used | {"generator": process_time()}
-
-
-def latencies_ms(load: ServiceLoad) -> NDArray[np.float64]:
-    """Milliseconds of each feed; a failed one counts its timeout."""
-    return 1000 * load.result.counted

@@ -51,7 +51,10 @@ class Hydrate:
 
 @dataclass
 class Source:
-    """Candidates of all sources, without what the user has seen or may not see."""
+    """Candidates of all sources, without what the user has seen or may not see.
+
+    Query and neighbours come from what was wanted: a hidden item is seen, and pulls nothing in.
+    """
 
     loaded: LoadedBundle
     breaker: CircuitBreaker = field(default_factory=_breaker)
@@ -62,13 +65,13 @@ class Source:
         limit = loaded.bundle.candidates
         request.seen = mask_of(history.items, loaded.catalogue.n_items)
         nearest = np.zeros(0, dtype=np.int64)
-        if not request.cold_start:
+        if len(history.wanted):
             query = loaded.query(request.user_id, history)
             # As many more as can be taken away.
             nearest = loaded.nearest(query, limit + len(history.items))
         request.candidates = gather(
             nearest,
-            history.items,
+            history.wanted,
             loaded.tables,
             limit=limit,
             quotas=loaded.tables.quotas,
@@ -116,7 +119,7 @@ class Score:
 
     async def __call__(self, request: Request) -> None:
         history, length = request.history, self.loaded.bundle.max_length
-        items, ratings = history.items[-length:], history.ratings[-length:]
+        items, ratings = history.items[-length:], np.abs(history.ratings[-length:])
         known = items <= self.loaded.catalogue.n_items
         if not known.all():
             items, ratings = items[known], ratings[known]

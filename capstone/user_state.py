@@ -13,6 +13,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +37,8 @@ class History:
     Attributes
     ----------
     items, ratings : int64 [n]
-        Oldest first; no item twice.
+        Oldest first; no item twice. A negative rating is a hide: watched by nobody, and the ranker
+        reads its size.
     version : int
         Changes with the history: what is computed from it may be cached under it.
     """
@@ -44,6 +46,11 @@ class History:
     items: Ints
     ratings: Ints
     version: int = 0
+
+    @cached_property
+    def wanted(self) -> Ints:
+        """The items that were not hidden: where retrieval starts from."""
+        return self.items[self.ratings > 0]
 
     def appended(self, item: int, rating: int) -> History:
         """With a newest item; a repeated one moves to the end, with its new rating."""
@@ -214,11 +221,11 @@ def unpacked(items: bytes, ratings: bytes, version: int) -> History:
 
 async def replay(state: UserState, reactions: Iterable[Mapping[str, object]]) -> int:
     """Apply logged reactions, oldest first, that a state has not seen; returns how many."""
-    from capstone.api import RATING_OF, Reaction
+    from capstone.api import Reaction, signed_rating
 
     applied = 0
     for event in reactions:
-        rating = RATING_OF[Reaction(str(event["reaction"]))]
+        rating = signed_rating(Reaction(str(event["reaction"])))
         user, item = int(str(event["user_id"])), int(str(event["item_id"]))
         applied += await state.append(user, item, rating, str(event["event_id"]))
     return applied

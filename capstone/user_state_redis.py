@@ -210,7 +210,7 @@ class RedisState:
     async def _append(self, user: int, item: int, rating: int, event_id: str) -> bool:
         arguments: list[bytes | int] = [
             item.to_bytes(4, "little"),
-            bytes([rating]),
+            rating.to_bytes(1, "little", signed=True),
             REMEMBERED_S,
             LONGEST,
         ]

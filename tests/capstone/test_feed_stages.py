@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capstone import loaded_bundle, score_codec
-from capstone.api import Slot
+from capstone.api import Reaction, Slot, signed_rating
 from capstone.bundle import Bundle
 from capstone.fallback import CircuitBreaker, DependencyDown, LastGood, Missed
 from capstone.feed import DEADLINES_MS, Pipeline, Request, execute_stages
@@ -21,7 +21,8 @@ from capstone.request_ids import RequestIds
 from capstone.score_codec import Malformed, ScoreRequest
 from capstone.scorer import LocalScorer, TorchServeConnection, TorchServeScorer
 from capstone.service_metrics import ServiceMetrics
-from capstone.stages import build_pipeline
+from capstone.sources import ITEM_TO_ITEM
+from capstone.stages import Score, build_pipeline
 from capstone.user_state import SqliteState, read_histories
 from capstone.value import HEADS
 from tests.capstone import tiny_bundle
@@ -174,6 +175,7 @@ def real_feed(
     down: bool = False,
     withdrawn: tuple[int, ...] = (),
     last_good: LastGood | None = None,
+    reaction: tuple[int, int] | None = None,
 ) -> tuple[Request, list[dict]]:  # type: ignore[type-arg]
     """A feed of the real stages; also what was logged."""
     exposed: list[dict] = []  # type: ignore[type-arg]
@@ -181,6 +183,8 @@ def real_feed(
 
     async def main() -> Request:
         state = SqliteState(folder / "state.sqlite", users)
+        if reaction is not None:
+            await state.append(user, *reaction, "event")
         pipeline = build_pipeline(
             loaded, arm="control", experiment=lambda: "feed", state=state,
             scorer=Down() if down else LocalScorer(loaded.bundle.ranker),
@@ -226,6 +230,55 @@ def test_a_user_without_a_history_gets_popular_and_fresh_items(
     assert request.shown is not None
     assert len(request.shown.items) == 10
     assert not (request.shown.source & 3).any(), "no nearest, no item to item"
+
+
+def offered_by(request: Request, source: int) -> set[int]:
+    found = request.candidates
+    return set(found.ids[found.source & source > 0].tolist())
+
+
+def test_a_hidden_item_pulls_in_no_neighbours_and_a_liked_one_does(
+    loaded: LoadedBundle, tmp_path: Path
+) -> None:
+    """What was sent away is no reason for more of it; it is seen, and the ranker knows why."""
+    before, _ = real_feed(loaded, tmp_path)
+    first = set(loaded.tables.neighbours[3:9].ravel().tolist())
+    item = next(
+        item for item in before.candidates.ids.tolist()
+        if not first & {item, *loaded.tables.neighbours[item].tolist()}
+    )  # fmt: skip
+    near = set(loaded.tables.neighbours[item].tolist()) - {item, tiny_bundle.N_ITEMS}
+    requests = {}
+    for reaction in (Reaction.LIKE, Reaction.HIDE):
+        folder = tmp_path / reaction.value
+        folder.mkdir()
+        rating = signed_rating(reaction)
+        requests[reaction], _ = real_feed(loaded, folder, reaction=(item, rating))
+    liked, hidden = requests.values()
+    assert offered_by(liked, ITEM_TO_ITEM) & near
+    assert not offered_by(hidden, ITEM_TO_ITEM) & near, "as if nothing had been added"
+    assert item not in hidden.candidates.ids
+    queries = [
+        loaded.query(number, each.history) for number, each in enumerate((before, hidden, liked))
+    ]
+    assert np.array_equal(queries[0], queries[1])
+    assert not np.array_equal(queries[0], queries[2])
+
+
+def test_the_ranker_reads_a_hide_as_the_lowest_rating(loaded: LoadedBundle, tmp_path: Path) -> None:
+    """A sign is retrieval's; the model knows ratings from 1 to 5."""
+    seen: list[ScoreRequest] = []
+
+    class Recorder:
+        async def score(self, request: ScoreRequest) -> dict[str, np.ndarray]:
+            seen.append(request)
+            raise DependencyDown("enough")
+
+    request, _ = real_feed(loaded, tmp_path, reaction=(20, signed_rating(Reaction.HIDE)))
+    with pytest.raises(DependencyDown):
+        asyncio.run(Score(loaded, Recorder(), CircuitBreaker())(request))
+    assert (seen[0].items[-1], seen[0].ratings[-1]) == (20, 1)
+    assert seen[0].ratings.min() == 1
 
 
 @pytest.mark.parametrize("known", [True, False])

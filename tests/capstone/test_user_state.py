@@ -100,7 +100,8 @@ def test_a_lost_state_is_rebuilt_from_the_log(tmp_path: Path) -> None:
         await state.append(1, 9, 5, "a")
         assert await replay(state, rows) == 1
         assert await replay(state, rows) == 0
-        assert flat(await state.get(3)) == [(4, 1)]
+        assert flat(await state.get(3)) == [(4, -1)], "a hide has a sign"
+        assert (await state.get(3)).wanted.tolist() == []
         await state.close()
 
     asyncio.run(main())
@@ -167,12 +168,12 @@ def test_histories_go_on_without_redis_and_catch_up_when_it_is_back(tmp_path: Pa
             assert flat(await state.get(1)) == [(5, 3), (6, 4)]
             assert await state.append(1, 9, 5, "a")
             assert not await state.append(1, 8, 5, "a")
-            assert await state.append(1, 5, 1, "b")
-            assert flat(await state.get(1)) == [(6, 4), (9, 5), (5, 1)]
+            assert await state.append(1, 5, -1, "b")
+            assert flat(await state.get(1)) == [(6, 4), (9, 5), (5, -1)]
             assert await state.get(77) is EMPTY
             assert not state.degraded
         for _ in range(5):
-            assert flat(await state.get(1)) == [(6, 4), (9, 5), (5, 1)], "what was read before"
+            assert flat(await state.get(1)) == [(6, 4), (9, 5), (5, -1)], "what was read before"
         assert state.degraded
         assert errors[:3] == ["get"] * 3
         assert "get" not in errors[3:], "found to be away, it is not asked by requests"
@@ -185,7 +186,7 @@ def test_histories_go_on_without_redis_and_catch_up_when_it_is_back(tmp_path: Pa
                 if not state.degraded:
                     break
                 await asyncio.sleep(0.05)
-            assert flat(history) == [(6, 4), (9, 5), (5, 1), (7, 5)]
+            assert flat(history) == [(6, 4), (9, 5), (5, -1), (7, 5)]
             assert state.aside == 0
             other = await RedisState.connect(f"redis://{LOOPBACK}:{port}", INITIAL)
             assert flat(await other.get(1)) == flat(history), "another gateway sees the same"

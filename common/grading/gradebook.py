@@ -120,7 +120,8 @@ def _of_class(exercise: GradedExercise, graded: Sequence[GradedSubmission]) -> d
     found = [one for each in graded for one in each.exercises if one.id == exercise.id]
     status = Counter(one.status for one in found)
     reasons = Counter(
-        printable(one.reason.partition(": ")[0], 110)  # the test, without the values it found
+        # the fault of a file, or the test without the values it found
+        printable(one.reason.partition(".py: ")[2] or one.reason.partition(": ")[0], 110)
         for one in found
         if one.status == "failed" and one.reason
     )

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-TAG = re.compile(r"<(a|link|script|img|source|iframe)\b([^>]*)>")
-ATTRIBUTE = re.compile(r'\b(href|src)="([^"]*)"')
+LINK = re.compile(r'<(a|link|script|img|source|iframe)\b[^>]*?\b(?:href|src)="([^"]*)"')
 ANCHOR = re.compile(r'\bid="([^"]*)"')
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
@@ -25,19 +24,18 @@ def broken_links(site: Path) -> list[str]:
     }
     anchors = {name: set(ANCHOR.findall(text)) for name, text in texts.items()}
     there = {file.relative_to(site).as_posix() for file in site.rglob("*") if file.is_file()}
-    faults: dict[str, None] = {}
+    faults: list[str] = []
     for name, text in texts.items():
-        for tag, attributes in TAG.findall(text):
-            for _, value in ATTRIBUTE.findall(attributes):
-                if SCHEME.match(value):
-                    if tag != "a" and not value.startswith("data:"):
-                        faults[f"{name}: <{tag}> loads {value} from another host"] = None
-                    continue
-                path, _, anchor = value.partition("#")
-                target = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(path)))
-                target = target if path else name
-                if target not in there:
-                    faults[f"{name}: nothing is at {value!r}"] = None
-                elif anchor and target in anchors and unquote(anchor) not in anchors[target]:
-                    faults[f"{name}: {target} has no heading #{anchor}"] = None
-    return list(faults)
+        for tag, value in dict.fromkeys(LINK.findall(text)):
+            if SCHEME.match(value):
+                if tag != "a" and not value.startswith("data:"):
+                    faults.append(f"{name}: <{tag}> loads {value} from another host")
+                continue
+            path, _, anchor = value.partition("#")
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(path)))
+            target = target if path else name
+            if target not in there:
+                faults.append(f"{name}: nothing is at {value!r}")
+            elif anchor and target in anchors and unquote(anchor) not in anchors[target]:
+                faults.append(f"{name}: {target} has no heading #{anchor}")
+    return faults

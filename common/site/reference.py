@@ -171,6 +171,8 @@ def _class_text(cls: griffe.Class) -> str:
         if "instance-attribute" in attribute.labels and "class-attribute" not in attribute.labels:
             value = ""
         code.append(f"    {attribute.name}: {_one_line(attribute.annotation)}{value}")
+    if len(code) > 1:
+        code[0] += ":"
     made = cls.members.get("__init__")
     if isinstance(made, griffe.Function) and made.lineno:
         code.append(textwrap.indent(_header(made), "    "))
@@ -263,9 +265,9 @@ def _definitions(items: Sequence[tuple[str, str, str]]) -> str:
     """A Markdown definition list of (name, type, text)."""
     lines = []
     for name, kind, text in items:
-        kind = (
-            f"`{kind}`" if kind and re.fullmatch(r"[\w.\[\], |'\"*()-]+", kind) and name else kind
-        )
+        # A type is code; "float64 array of shape [n]" is a phrase.
+        if re.fullmatch(r"[\w.\[\], |'\"*()-]+", kind) and (name or " " not in kind):
+            kind = f"`{kind}`"
         term = " : ".join(part for part in (f"`{name}`" if name else "", kind) if part)
         body = textwrap.indent(_prose(text).strip(), "    ").strip() or "&nbsp;"
         lines.append(f"{term or '&nbsp;'}\n:   {body}\n")

@@ -97,6 +97,7 @@ def tiny(tmp_path: Path) -> Path:
     lab = root / "labs" / "lab1_tiny"
     files = {
         root / "README.md": "# The course\n\n[Lab 1](labs/lab1_tiny/README.md)\n\n## Results\n",
+        root / "docs/first_hour.md": "# The first hour\n\nBegin.\n",
         root / "labs/__init__.py": "",
         root / "common/__init__.py": '"""Shared."""\n',
         lab / "__init__.py": '"""A lab."""\n',
@@ -171,6 +172,9 @@ def test_a_small_course_becomes_linked_pages(tiny: Path, tmp_path: Path) -> None
     assert "Is 1 &lt; 2?" in questions
     assert "1 more have numbers" in questions
     assert "{a}" not in questions, "a question whose numbers are drawn is not shown undrawn"
+    start = page_of(site, "index.html")
+    assert '<a class="button" href="docs/first_hour.html">' in start
+    assert 'href="labs/lab1_tiny/index.html#what-you-should-see">Measured figures' in start
     assert built.pages == len(list(site.rglob("*.html")))
 
 

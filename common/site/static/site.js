@@ -82,9 +82,10 @@ function load() {
           body: text.toLowerCase(),
           head: heading.toLowerCase(),
           top: page.toLowerCase(),
-          // The title of its page says less of a section than of the page's beginning; a list of
-          // further reading has the words and explains none.
-          share: (heading ? 1 : 5) * (heading === "Reading" ? 0 : 1),
+          // The title of its page says less of a section than of the page's beginning.
+          share: heading ? 1 : 5,
+          // A list of further reading has the words and explains none.
+          worth: heading === "Reading" ? 0.4 : 1,
         })),
       );
     document.head.append(script);
@@ -122,7 +123,7 @@ function find(sections, query) {
   const phrase = words.join(" ");
   const ranked = [...scores].map(([section, score]) => {
     const together = words.length > 1 && `${section.top} ${section.head} ${section.body}`.includes(phrase);
-    return [section, score * order[section.kind] * (together ? 1.6 : 1)];
+    return [section, score * section.worth * order[section.kind] * (together ? 1.6 : 1)];
   });
   return ranked.sort((a, b) => b[1] - a[1]).map(([section]) => ({ section, words }));
 }

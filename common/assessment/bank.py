@@ -180,19 +180,28 @@ def draw(question: Question, seed: int) -> Asked:
     The draw depends on the seed and the question's id alone: the same on every machine, whatever
     else is asked.
     """
-    chance = random.Random(f"{seed}:{question.id}")
     if question.options:
-        order = chance.sample(range(OPTIONS), OPTIONS)
+        order = _chance(question, seed).sample(range(OPTIONS), OPTIONS)
         options = tuple(question.options[at] for at in order)
         return Asked(
             question, question.prompt, question.why, order.index(int(question.answer)), options
         )
-    values = {name: round(chance.choice(choices), 10) for name, choices in question.parameters}
+    values = parameters(question, seed)
     answer = formula.evaluate(str(question.answer), values)
     if answer == 0:
         raise InputError(f"the answer is 0 for {values}; a relative tolerance needs another number")
     why = formula.fill(question.why, values | {"answer": answer})
     return Asked(question, formula.fill(question.prompt, values), why, answer)
+
+
+def parameters(question: Question, seed: int) -> dict[str, float]:
+    """The values of a numeric question's parameters for this seed."""
+    chance = _chance(question, seed)
+    return {name: round(chance.choice(choices), 10) for name, choices in question.parameters}
+
+
+def _chance(question: Question, seed: int) -> random.Random:
+    return random.Random(f"{seed}:{question.id}")
 
 
 def choose(questions: Sequence[Question], count: int, seed: int) -> list[Question]:

@@ -29,11 +29,13 @@ SHOWN: Verdict = "shown"
 PARTLY: Verdict = "partly"
 NOT_SHOWN: Verdict = "not shown"
 
-RULE = (
-    "shown: every exercise passes, every deliverable passed in a run on the learner's code, and at "
-    f"least {ENOUGH:.0%} of the questions are right. not shown: no exercise passes, no deliverable "
-    f"passed, and at most {GUESSING:.0%} of the questions are right. partly: anything between"
-)
+RULES = {
+    SHOWN: "every exercise passes, every deliverable passed in a run on the learner's code, and at "
+    f"least {ENOUGH:.0%} of the questions are right",
+    PARTLY: "anything between the two",
+    NOT_SHOWN: "no exercise passes, no deliverable passed, and at most "
+    f"{GUESSING:.0%} of the questions are right",
+}
 CLAIM = (
     "This report was made on the learner's machine, from files that the learner can write: it is "
     "a claim, not a grade. `course grade` runs the exercises in a sandbox on other random "
@@ -104,7 +106,7 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Green only with all three kinds of evidence, see :data:`RULE`."""
+        """Green only with all three kinds of evidence, see :data:`RULES`."""
         solved = [each.passed for each in self.exercises]
         measured = [each.passed for each in self.deliverables]
         share = self.right / len(self.questions) if self.questions else 0.0
@@ -189,9 +191,11 @@ def deliverable_states(runs: Path) -> dict[str, DeliverableEvidence]:
     for file in sorted(runs.glob("*/latest/results.json")):
         try:
             results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            run = f"{file.parent.resolve().name} ({results['scale']}, {results['commit']})"
+            mine = results["mine"] is True
+            run = f"{results['lab']}/{file.parent.resolve().name}, commit {results['commit']}, "
+            run += "the learner's code" if mine else "the reference code"
             for row in results["deliverables"]:
-                found[row["id"]] = _deliverable(row, results["mine"] is True, run)
+                found[row["id"]] = _deliverable(row, mine, run)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is no results.json of a run ({error!r})") from error
     return found

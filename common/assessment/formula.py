@@ -107,8 +107,9 @@ def _parsed(formula: str) -> ast.expr:
 
 
 def _value(node: ast.expr, values: Mapping[str, float], formula: str) -> float:
-    if isinstance(node, ast.Constant) and isinstance(node.value, float | int):
-        return float(node.value)
+    constant = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(constant, float | int) and not isinstance(constant, bool):
+        return float(constant)
     if isinstance(node, ast.Name) and node.id in values:
         return float(values[node.id])
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from common.assessment.evidence import (
     CLAIM,
     NOT_SHOWN,
     PARTLY,
-    RULE,
+    RULES,
     SHOWN,
     Finding,
     QuestionEvidence,
@@ -31,6 +32,7 @@ from common.results import write_text
 COLOURS = {SHOWN: "green", PARTLY: "yellow", NOT_SHOWN: "red"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PRINT_S = 60
+BACKTICKS = re.compile(r"`([^`]+)`")
 
 
 def score(questions: Sequence[QuestionEvidence]) -> str:
@@ -72,7 +74,8 @@ def show(report: Report, console: Console) -> None:
             rows.add_row(outcome, escape(reason), ", ".join(ids))
         console.print(rows)
     console.print(summary(report), soft_wrap=True)
-    console.print(f"{RULE}.", style="dim")
+    for verdict, rule in RULES.items():
+        console.print(f"{verdict}: {rule}", style="dim")
     console.print(CLAIM)
 
 
@@ -139,22 +142,41 @@ def render(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = number
+    environment.filters["code"] = _code
     labs: dict[str, list[QuestionEvidence]] = {}
     for each in report.questions:
         labs.setdefault(each.asked.question.lab, []).append(each)
     told = {lab: [q for q in each if report.state.closed(q.asked)] for lab, each in labs.items()}
     return environment.get_template("assessment.html.j2").render(
         report=report,
-        rule=RULE,
+        rules=RULES,
         claim=CLAIM,
         score=score,
         totals=_totals(report),
         exercise_groups=_exercise_groups,
         question_groups=_question_groups,
         labs=labs,
+        runs=list(dict.fromkeys(e.run for e in _deliverables(report).values() if e.run)),
+        not_run=_not_run,
         explained={lab: each for lab, each in told.items() if each},
         classes={SHOWN: "good", PARTLY: "open", NOT_SHOWN: "bad"},
     )
+
+
+def _code(text: str) -> object:
+    """Text with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def _not_run(found: Finding) -> dict[str, list[str]]:
+    """Ids of the deliverables that no run here speaks of, by how to get one."""
+    groups: dict[str, list[str]] = {}
+    for each in found.deliverables:
+        if each.outcome == "no run":
+            groups.setdefault(each.reason, []).append(each.id)
+    return groups
 
 
 def _totals(report: Report) -> list[tuple[str, str]]:

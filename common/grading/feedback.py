@@ -41,6 +41,9 @@ def judge(
         status, reason, text = FAILED, TAMPERED, TAMPERED
     elif not nodes:
         reason = text = "it has no test"
+    elif not ran.complete and not failed:
+        status, reason = FAILED, f"the tests were not brought to their end: {ran.ended}"
+        text = reason
     elif ran.broken and len(failed) == len(nodes):
         found = ran.broken[0]
         reason = f"the tests cannot import your code: {first_line(found['reason'])}"

@@ -46,6 +46,10 @@ CODE = ("__code__", "__class__", "__defaults__", "__kwdefaults__", "__bases__")
 FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
 LENDERS = ("inspect.py", "traceback.py")
 """Of the standard library, what hands frames to its caller; the rest only looks at them."""
+CONNECTING = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind")
+LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
+MAKERS = ("collections/__init__.py", "typing.py")
+"""Of the standard library, what sets the defaults and bases of a named tuple it has just made."""
 MOST = 20
 
 
@@ -103,12 +107,28 @@ class Audit:
             if type(module) is ModuleType:
                 module.__class__ = Sealed
 
+    def block_network(self) -> None:
+        """Refuse connections to other machines: where there is no network namespace."""
+        refuse, frame_of = self.refuse, sys._getframe
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            if event in CONNECTING:
+                address = arguments[1]
+                host = str(address[0]) if isinstance(address, tuple) else ""
+                local = isinstance(address, str | bytes) or host in LOOPBACK
+                if not local and not host.startswith("127."):
+                    refuse(frame_of(1), f"connects to another machine ({host[:80]})")
+                    raise PermissionError("connections are refused while a submission is graded")
+
+        sys.addaudithook(hook)
+
 
 def _hook(
     belongs: Callable[[str], bool], refuse: Callable[[FrameType, str], None]
 ) -> Callable[[str, tuple[object, ...]], None]:
     library, packages = os.path.dirname(os.__file__) + os.sep, os.sep + "site-packages" + os.sep
     lenders = tuple(library + name for name in LENDERS)
+    makers = tuple(library + name for name in MAKERS)
     frame_of, forbidden = sys._getframe, dict(FORBIDDEN)
     parent, ident = os.getppid, threading.get_ident
     asking: set[int] = set()
@@ -126,7 +146,8 @@ def _hook(
 
     def harmless(event: str, arguments: tuple[object, ...], looks: bool) -> bool:
         if event.startswith("object."):
-            return arguments[1] not in (FRAMES if looks else CODE)
+            made = not looks and frame_of(2).f_code.co_filename in makers
+            return made or arguments[1] not in (FRAMES if looks else CODE)
         if event in ("os.kill", "os.killpg"):
             return arguments[0] not in (-1, 0, 1, parent())
         if event == "compile":
@@ -137,7 +158,7 @@ def _hook(
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event not in forbidden:
             return
-        looks = event in ("sys._getframe", "object.__getattr__")
+        looks = event == "sys._getframe" or event.startswith("object.")
         thread = ident()
         if harmless(event, arguments, looks) or thread in asking:
             return

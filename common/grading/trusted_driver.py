@@ -50,10 +50,12 @@ def run(task: dict[str, Any], channel: socket.socket) -> int:
     entries = [Entry(**each | {"file": Path(each["file"])}) for each in task["entries"]]
     seeds = trusted_seeds.install(task["secret_seed"], root / "tests", frozenset(task["fixed"]))
     audit = trusted_audit.Audit(root, work)
-    plugin = _plugin(ask, entries, seeds, audit, work)
+    wanted, own = frozenset(task["nodes"]), "net" in task["namespaces"]
+    plugin = _plugin(ask, entries, wanted, seeds, audit, work, own)
     for name in [name for name in sys.modules if name.startswith("common.grading")]:
         del sys.modules[name]
-    arguments = [*task["nodes"], "-q", "-o", "addopts=", "--import-mode=importlib"]
+    files = dict.fromkeys(node.partition("::")[0] for node in task["nodes"])
+    arguments = [*files, "-o", "addopts=", "--import-mode=importlib"]
     arguments += [
         "--strict-markers",
         "-p",
@@ -67,7 +69,7 @@ def run(task: dict[str, Any], channel: socket.socket) -> int:
     arguments += ["--rootdir", str(root), "-c", str(root / "pyproject.toml")]
     for name in PLUGINS:
         arguments += ["-p", name]
-    status = pytest.main([item for item in arguments if item != "-q"], plugins=[plugin])
+    status = pytest.main(arguments, plugins=[plugin])
     return int(status)
 
 
@@ -85,9 +87,11 @@ def _client(channel: socket.socket) -> Callable[..., str]:
 def _plugin(
     ask: Callable[..., str],
     entries: list[Entry],
+    wanted: frozenset[str],
     seeds: Callable[[pytest.Item], None],
     audit: trusted_audit.Audit,
     work: Path,
+    network_namespace: bool,
 ) -> object:
     """The pytest plugin. What it knows is held in closures, not in attributes."""
     clip = _clip
@@ -102,7 +106,19 @@ def _plugin(
             # every plugin is there, and nothing of the submission's
             since.append(remember())
             audit.seal(sealable())
+            if not network_namespace:
+                audit.block_network()
             audit.install()
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            # A file of known answers is wanted whole, a test file for the tests named.
+            items[:] = [
+                item
+                for item in items
+                if item.nodeid.partition("[")[0] in wanted
+                or item.nodeid.partition("::")[0] in wanted
+            ]
 
         @pytest.hookimpl(trylast=True)
         def pytest_collection_finish(self, session: pytest.Session) -> None:

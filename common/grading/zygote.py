@@ -46,12 +46,16 @@ def serve(listener: socket.socket, stage: str, wanted: list[str], preloaded: lis
     while True:
         message, fds, _, _ = socket.recv_fds(listener, MESSAGE_BYTES, 3)
         if not message:
-            return
+            break
         if os.fork() == 0:
             listener.close()
             _keep(json.loads(message), *fds)
         for fd in fds:
             os.close(fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(ChildProcessError):
+        while True:  # a keeper ends with what it keeps
+            os.wait()
 
 
 def _possible(stage: str, wanted: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ otherwise one word gives the answer away.
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import json
 import os
@@ -275,7 +276,10 @@ def _write(path: Path) -> None:
     """Write the unique docstrings of this environment as JSON lines."""
     workers = min(2, len(os.sched_getaffinity(0)))
     seen: set[str] = set()
-    with path.open("w", encoding="utf-8") as stream, ProcessPoolExecutor(workers) as pool:
+    # A syntax tree is many objects without a cycle: the collector finds nothing, in a quarter of
+    # the time.
+    pool = ProcessPoolExecutor(workers, initializer=gc.disable)
+    with path.open("w", encoding="utf-8") as stream, pool:
         for rows in pool.map(docstrings_of, sources(), chunksize=64):
             for row in rows:
                 if row.text not in seen:

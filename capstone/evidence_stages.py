@@ -1,4 +1,4 @@
-"""The stages that decide: the A/B test through the service, its repeats, monitoring, the card."""
+"""The stages of evidence without a server: repeats in the simulated world, monitoring, the card."""
 
 from __future__ import annotations
 
@@ -8,66 +8,13 @@ from typing import Any
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
 from capstone.names import slug
-from capstone.service_stages import PATIENT_MS
-
-ARMS = ("champion", "reference")
-
-
-def experiment(c: Context) -> None:
-    """Champion against its teacher: simulated people ask the live service, lab 6 decides."""
-    from capstone import figures_experiment
-    from capstone.experiment import load_experiment, run_experiment
-
-    design = load_experiment()
-    # The people come as fast as they are answered: a feed that fell back because of this crowd
-    # would say nothing about the arms.
-    with c.service(
-        *ARMS,
-        tag="experiment",
-        experiment=design.name,
-        arms=ARMS,
-        weights=design.weights,
-        deadlines_ms=PATIENT_MS,
-    ) as service:
-        found = run_experiment(
-            service, c.world, design,
-            users=c.config.experiment_users, seed=c.run.seed, folder=c.run.dir / "experiment-log",
-        )  # fmt: skip
-    arm = found.analysis.arms[0]
-    n = c.config.experiment_users
-    srm = found.analysis.srm
-    c.run.metric(
-        "experiment.srm_p", srm.p if srm else None, unit="probability", n=n,
-        reason="" if srm else "too few units for the check",
-    )  # fmt: skip
-    for result in arm.results:
-        effect = result.effect
-        c.run.metric(
-            f"experiment.{result.metric.name}", effect.estimate,
-            unit="simulated", n=n, ci95=(effect.low, effect.high),
-            how="teacher minus champion, simulated people through the live service",
-        )  # fmt: skip
-    for name, value in found.truth.items():
-        c.run.metric(
-            f"experiment.truth.{name}", value, unit="simulated a session",
-            how="the world's own answer for the same feeds",
-        )  # fmt: skip
-    c.run.metric("experiment.truth_inside", int(found.holds_truth), unit="flag", n=n)
-    for number, name in enumerate(ARMS):
-        c.run.metric(
-            f"experiment.fallback_share.{name}", found.fallback_share(number), unit="ratio"
-        )
-        c.run.metric(f"experiment.score_p99_ms.{name}", found.score_p99_ms(number), unit="ms")
-    c.run.note(f"Experiment {design.name}: {found.analysis.decision}.")
-    c.run.figure(
-        "experiment", figures_experiment.draw_effect(found),
-        caption="Simulated effect of the teacher's feed against the champion's, and the truth.",
-    )  # fmt: skip
 
 
 def evidence(c: Context) -> None:
     """A/A repeats, rollouts of good and bad candidates, interleaving, off-policy: all simulated."""
     from capstone import experiment_study, figures_experiment
+    from capstone.experiment_stages import read_live
+    from capstone.interleaved import sessions_needed
     from capstone.off_policy import TwoArms
 
     (_, champion), (_, teacher) = read_scored(c), read_scored(c, "reference")
@@ -75,8 +22,14 @@ def evidence(c: Context) -> None:
     sizes: dict[str, Any] = (
         {"users": 1000, "sessions": 1000, "watched": 4000, "explored": 3000} if c.smoke else {}
     )
+    live = read_live(c)
     found = experiment_study.study_experiment(
-        c.world, arms, repeats=c.config.repeats, seed=c.run.seed, **sizes
+        c.world,
+        arms,
+        live=live.rows if live else (),
+        repeats=c.config.repeats,
+        seed=c.run.seed,
+        **sizes,
     )
     aa = found.aa
     for name in ("planned", "naive", "always_valid", "srm"):
@@ -120,6 +73,16 @@ def evidence(c: Context) -> None:
             "interleaving.agrees", None, unit="flag",
             reason="its interval covers 0: too few sessions to tell the sign",
         )  # fmt: skip
+    if live is not None and designs.sensitivity is not None:
+        for name, variance, effect in (
+            ("sessions", live.credit_variance, designs.sensitivity.preference),
+            ("ab_sessions", 2 * live.click_variance, designs.true_effect),
+        ):
+            if variance is not None:
+                c.run.metric(
+                    f"interleaving.live.{name}", sessions_needed(variance, effect),
+                    unit="sessions", how="with the spread that the live service's log has",
+                )  # fmt: skip
     for row in found.rows:
         name = f"reconciled.{slug(row.design)}.{slug(row.estimand)}"
         c.run.metric(

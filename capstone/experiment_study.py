@@ -185,7 +185,7 @@ def study_experiment(
     world: World,
     arms: TwoArms,
     *,
-    live: Outcome | None = None,
+    live: Sequence[Row] = (),
     plan: Plan | None = None,
     repeats: int = 200,
     users: int = 2000,
@@ -202,7 +202,7 @@ def study_experiment(
     arms
         Values of the champion and the candidate for the same candidates of every user.
     live
-        The A/B test through the service, for the table; without it a simulated one.
+        What the live service said, for the table; without it the A/B test is a simulated one.
     repeats
         Of each candidate's rollout and of A/A.
     users, sessions, watched, explored
@@ -240,7 +240,7 @@ def study_experiment(
     coverage = study_coverage(world, champion, candidate, repeats=repeats, users=users, seed=seed)
     whole_truth = float(world.expected(candidate)["clicks"].mean())
     rows = (
-        *(simulated_rows(coverage) if live is None else live_rows(live)),
+        *(live or simulated_rows(coverage)),
         *interleaving_rows(designs),
         *slot_table(found, ran, whole, truth, whole_truth),
     )

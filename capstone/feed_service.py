@@ -94,13 +94,13 @@ class FeedService:
             file = self.config.scorer_token_file
             token = Path(file) if file else self._scorer_token
             self._connection = TorchServeConnection(self.config.scorer_url, token)
-        for name, loaded in zip(self.config.names, self._loaded, strict=True):
+        for variant, loaded in enumerate(self._loaded):
             scorer: Scorer = (
                 TorchServeScorer(self._connection, loaded.version)
-                if self._connection
+                if self._connection and variant not in self.config.in_process
                 else LocalScorer(loaded.bundle.ranker)
             )
-            self.arms.add(self._arm(name, loaded, scorer))
+            self.arms.add(self._arm(self.config.names[variant], loaded, scorer))
         self.arms.restore()
         self.arms.change(self.arms.settings)
         await self._warm_up()
@@ -376,7 +376,7 @@ class FeedService:
                 async with asyncio.timeout(WARM_UP_S):
                     for user in people:
                         await arm.pipeline.rank(Request("warm-up", user, str(user), 1, variant))
-            except (DependencyDown, TimeoutError) as error:
+            except (DependencyDown, TimeoutError, InputError) as error:
                 log.warning("arm %s is not warm: %r", arm.name, error)
 
     async def _open_state(self) -> UserState:

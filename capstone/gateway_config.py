@@ -28,6 +28,8 @@ class GatewayConfig:
     host: str = LOOPBACK
     scorer_url: str = ""
     """Of TorchServe; empty scores in this process."""
+    in_process: tuple[int, ...] = ()
+    """Variants that are scored in this process although there is a TorchServe."""
     scorer_token_file: str = ""
     """File with TorchServe's token, read again when it was refused; else SCORER_TOKEN is used."""
     state: str = ""
@@ -115,7 +117,7 @@ class GatewayConfig:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("arms", "weights"):
+            for name in ("arms", "weights", "in_process"):
                 content[name] = tuple(content.get(name, ()))
             return cls(**content)
         except (OSError, json.JSONDecodeError, TypeError) as error:

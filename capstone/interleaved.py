@@ -133,13 +133,13 @@ def logged_preference(log: Path, second: int, *, arm: str = "interleaved") -> Pr
     return compare_interleaved(units.astype(np.int64), np.array([float(c) for _, c in rows]))
 
 
-def sessions_needed(preference: Preference, effect: float) -> float:
-    """Sessions for power .8 at 5 % with this spread of the credit, were ``effect`` the true mean.
+def sessions_needed(variance: float, effect: float) -> float:
+    """Sessions for power .8 at 5 %: ``(z_.975 + z_.8)^2 variance / effect^2``, as `sensitivity`.
 
-    ``(z_.975 + z_.8)^2 s^2 / effect^2``, as `sensitivity` has it for simulated drafts.
+    ``variance`` is of a session's credit; of an A/B test with equal arms, twice the sum of both
+    arms' variances.
     """
     z = float(norm.isf(0.025) + norm.ppf(0.8))
-    variance = preference.se**2 * preference.n_users
     return z**2 * variance / effect**2
 
 

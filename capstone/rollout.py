@@ -37,7 +37,7 @@ from common.errors import InputError, RunError, require
 from labs.lab4_model_serving.rollout import Journal, Status, fingerprint_of
 from labs.lab6_online_eval.experiment import STRICT
 
-PLAN = Path(__file__).parent / "experiments" / "rollout.toml"
+PLAN: Path = Path(__file__).parent / "experiments" / "rollout.toml"
 ENDS = {"promoted": 1.0, "rolled_back": 0.0}
 
 

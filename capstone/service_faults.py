@@ -11,23 +11,16 @@ import re
 import resource
 import shutil
 import signal
-import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import numpy as np
 import psutil
 
 from capstone import bundle
 from capstone.bundle import PARTS, Bundle
 from capstone.event_tables import REACTIONS, FeedTables
 from capstone.fault_drills import Fault
-from capstone.gateway_traffic import GatewayTraffic
-from capstone.rollout import Controller, Look, Plan
-from capstone.rollout_decision import Limits, Step
 from capstone.serving import Service
 
 STATE_ERRORS = re.compile(r"^feed_user_state_errors_total(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
@@ -162,85 +155,3 @@ def poisoned_copy(made: Bundle, folder: Path) -> Bundle:
     parts = {part: made.folder / file for part, file in PARTS.items()}
     facts = made.facts
     return bundle.assemble(folder, parts | {"ranker": ranker}, facts)
-
-
-@dataclass(frozen=True)
-class Rollback:
-    """What became of the poisoned candidate.
-
-    Attributes
-    ----------
-    status
-        ``rolled_back`` is right.
-    seconds
-        From its first user to a weight of 0.
-    exposed
-        Feeds of the candidate until then, at the step that ended it.
-    """
-
-    status: str
-    reason: str
-    seconds: float
-    exposed: int
-    looks: int
-    errors: int
-
-    @property
-    def harmful(self) -> bool:
-        """Whether it was sent back for a guardrail that is certainly broken."""
-        return self.status == "rolled_back" and self.reason.startswith("harm")
-
-
-def roll_out_poison(
-    service: Service, state: Path, *, users: Sequence[int], rate: float, seed: int = 0
-) -> Rollback:
-    """Lead arm 1, the poisoned bundle, from 20 % upwards under live traffic, and watch.
-
-    Parameters
-    ----------
-    state
-        File of the rollout's controller.
-    rate
-        Feeds a second, in the background.
-    """
-    plan = Plan(
-        name=f"poison-{seed}",
-        steps=(Step("20 %", 0.2, feeds=100, looks=40), Step("50 %", 0.5, feeds=500, looks=40)),
-        limits=Limits(),
-        look_every_s=0.5,
-    )
-    traffic = GatewayTraffic(
-        service.url, service.admin_token, service.log, slow_ms=plan.limits.slow_ms, settle_s=0.5
-    )
-    stop, errors = threading.Event(), [0]
-
-    def ask() -> None:
-        rng = np.random.default_rng(seed)
-        with httpx.Client(headers=service.headers, trust_env=False, timeout=5) as client:
-            while not stop.wait(float(rng.exponential(1 / rate))):
-                body = {
-                    "user_id": int(rng.choice(users)), "k": 10,
-                    "unit_id": f"drill-{rng.integers(10**9)}",
-                }  # fmt: skip
-                try:
-                    answer = client.post(f"{service.url}/feed", json=body)
-                    errors[0] += answer.status_code != 200
-                except httpx.TransportError:
-                    errors[0] += 1
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    began = time.perf_counter()
-    try:
-        controller = Controller(plan, traffic, state)
-        status = controller.run()
-        seconds = time.perf_counter() - began
-    finally:
-        stop.set()
-        asking.join()
-        traffic.close()
-    trace: list[Look] = controller.trace
-    exposed = trace[-1].candidate.feeds if trace else 0
-    return Rollback(
-        str(status), controller.reason, seconds, exposed, len(trace), errors[0],
-    )  # fmt: skip

@@ -94,7 +94,7 @@ def load(c: Context) -> None:
 
 
 def drills(c: Context) -> None:
-    """Kill, hang, fill and poison parts of the live service under load."""
+    """Kill, hang, fill and corrupt parts of the live service under load."""
     from capstone import redis_server, service_faults
     from capstone.fault_drills import run_drill
 
@@ -134,7 +134,6 @@ def drills(c: Context) -> None:
                     c.run.unmeasured(claim, "redis-server is not installed: Redis was not drilled")
             drill(service, service_faults.torchserve_killed(service))
     _record_drills(c, found, refused)
-    _rollback(c)
 
 
 def page(c: Context) -> None:
@@ -268,38 +267,4 @@ def _record_drills(c: Context, found: Sequence[Drill], refused: Sequence[int]) -
     c.run.figure(
         "drills", figures.drills(found),
         caption="Feeds before, during and after each fault: p99, fallbacks and errors.",
-    )  # fmt: skip
-
-
-def _rollback(c: Context) -> None:
-    """A poisoned candidate under live traffic: it must lose its users by itself."""
-    from capstone.service_faults import poisoned_copy, roll_out_poison
-    from capstone.serving import archive_rankers, live
-
-    champion = c.bundle("champion")
-    poisoned = poisoned_copy(champion, c.run.work / "poisoned")
-    store = c.run.work / "poison-store"
-    store.mkdir()
-    archive_rankers([champion, poisoned], store)
-    with live(
-        [champion, poisoned],
-        store,
-        c.workspace.need("bundle") / "users.json",
-        folder=c.run.dir / "logs" / "poisoned",
-        arms=("champion", "poisoned"),
-        weights=(1.0, 0.0),
-        device=c.run.device,
-    ) as service:
-        found = roll_out_poison(
-            service, c.run.work / "rollout.json", users=range(1, c.feed.n_users + 1),
-            rate=c.config.drill_qps, seed=c.run.seed,
-        )  # fmt: skip
-        weights = [arm["weight"] for arm in service.experiment()["arms"]]
-    # A candidate that nobody saw, or that time ran out on, is sent back too: that shows nothing.
-    rolled_back = found.harmful and found.exposed > 0 and weights[1] == 0
-    c.run.metric("drills.rolled_back", int(rolled_back), unit="flag", how=found.reason)
-    c.run.metric("drills.rollback_s", found.seconds, unit="s", how=f"{found.looks} looks")
-    c.run.metric(
-        "drills.rollback_exposed", found.exposed, unit="feeds",
-        how=f"of the poisoned arm, answered by the fallback; {found.errors} errors",
     )  # fmt: skip

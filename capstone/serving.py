@@ -125,6 +125,7 @@ def live(
     experiment: str = "feed",
     device: str = "cpu",
     workers: int = 1,
+    in_process: Sequence[int] = (),
     log: Path | None = None,
     state: Path | None = None,
     redis_url: str = "",
@@ -150,6 +151,8 @@ def live(
         What clients and administrators must send; random ones are made when they are empty.
     workers
         TorchServe workers of each version.
+    in_process
+        Variants that the gateway scores itself: they need no archive and no worker.
     log, state
         Folder of the event log, and SQLite file of user state: give them to keep both over
         restarts.
@@ -171,7 +174,8 @@ def live(
         require_port_free(port, "the gateway", option="--port")
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    models = model_specs(bundles, store, workers)
+    served = [each for number, each in enumerate(bundles) if number not in in_process]
+    models = model_specs(served, store, workers)
     token, admin_token = (given or secrets.token_urlsafe(24) for given in (token, admin_token))
     scorer_port, token_file = free_port(), folder / "scorer-token"
     gpus = 1 if device == "cuda" else 0
@@ -198,6 +202,7 @@ def live(
             redis_url=redis_url,
             scorer_url=server.url,
             scorer_token_file=str(token_file),
+            in_process=tuple(in_process),
             port=port,
             host=host,
             experiment=experiment,

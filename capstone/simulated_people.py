@@ -40,7 +40,7 @@ class SimulatedPeople:
     n_people
         Users 1 to this number.
     rate
-        Sessions a second; None as many as ``in_flight`` at a time can have.
+        Sessions a second; None as many as ``in_flight`` at a time can have. May be changed.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class SimulatedPeople:
         self.failures: list[str] = []
         self.failed = self.reactions = 0
         self._service, self._name, self._n_people = service, name, n_people
-        self._rate, self._in_flight, self._seed = rate, in_flight, seed
+        self.rate, self._in_flight, self._seed = rate, in_flight, seed
         items = np.tile(np.arange(world.n_items + 1), (n_people, 1))
         self._chance = world.probabilities(np.arange(n_people), items)
         self._looked = world.examination(K)
@@ -115,8 +115,8 @@ class SimulatedPeople:
     async def _person(self, client: aiohttp.ClientSession, worker: int) -> None:
         rng = np.random.default_rng([self._seed, worker])
         while not self._stop.is_set():
-            if self._rate is not None:
-                await asyncio.sleep(float(rng.exponential(self._in_flight / self._rate)))
+            if self.rate is not None:
+                await asyncio.sleep(float(rng.exponential(self._in_flight / self.rate)))
             try:
                 await self._session(client, rng)
             except (aiohttp_errors(), TimeoutError, RunError) as error:

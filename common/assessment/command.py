@@ -20,9 +20,7 @@ DESCRIPTION = "the final assessment: exercises, deliverables, questions, a repor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``course assess``."""
-    parser.add_argument(
-        "--lab", metavar="LAB", help="ask and check only this lab; lab5 or capstone"
-    )
+    parser.add_argument("--lab", metavar="LAB", help="only this lab, and the criteria it shows")
     parser.add_argument("--questions", type=int, metavar="N", help="a lab, drawn (default: 12)")
     parser.add_argument("--seed", type=int, help="of numbers, order and choice (default: drawn)")
     parser.add_argument("--exam", action="store_true", help="no solution before it is handed in")
@@ -66,7 +64,9 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
     entries = discover(root)
     checked = _check(root, work, entries, lab) if arguments.check else []
     runs = Path(arguments.runs).resolve() if arguments.runs else root / "runs"
-    criteria = evidence.load_criteria(root)
+    criteria = [c for c in evidence.load_criteria(root) if lab is None or c.concerns(lab)]
+    about = {criterion.id for criterion in criteria}
+    paper = [each for each in paper if each.question.criterion in about]
     questions = evidence.question_states(paper, current)
     findings = evidence.judge(
         criteria,

@@ -37,8 +37,8 @@ RULES = {
     f"{GUESSING:.0%} of the questions are right",
 }
 CLAIM = (
-    "This report was made on the learner's machine, from files that the learner can write: it is "
-    "a claim, not a grade. `course grade` runs the exercises in a sandbox on other random "
+    "This report was made on the learner's machine, from files that the learner can write; "
+    "the answers stand in quiz.toml. It is a claim, not a grade. `course grade` runs the exercises in a sandbox on other random "
     "inputs; deliverables are confirmed by running the lab again."
 )
 
@@ -51,6 +51,10 @@ class Criterion:
     text: str
     deliverables: tuple[str, ...]
     exercises: tuple[str, ...]
+
+    def concerns(self, lab: str) -> bool:
+        """Whether anything of this lab is to show it."""
+        return any(each.startswith(_prefixes(lab)) for each in self.exercises + self.deliverables)
 
 
 @dataclass(frozen=True)
@@ -156,16 +160,13 @@ def load_criteria(root: Path) -> list[Criterion]:
         raise InputError(f"there is no {file}; it names the success criteria")
     try:
         rows = tomllib.loads(read_source(file)).get("criterion", [])
-        numbers = [lab_number(folder.name) for folder in lab_folders(root)]
-        here = [f"{number}." for number in numbers]
-        runs = ["C." if folder.name == CAPSTONE else f"L{lab_number(folder.name)}."
-                for folder in lab_folders(root)]  # fmt: skip
+        here, runs = zip(*(_prefixes(folder.name) for folder in lab_folders(root)), strict=True)
         found = [
             Criterion(
                 row["id"],
                 row["text"],
-                tuple(each for each in row["deliverables"] if each.startswith(tuple(runs))),
-                tuple(each for each in row["exercises"] if each.startswith(tuple(here))),
+                tuple(each for each in row["deliverables"] if each.startswith(runs)),
+                tuple(each for each in row["exercises"] if each.startswith(here)),
             )
             for row in rows
         ]
@@ -251,6 +252,12 @@ def judge(
         )
         for criterion in criteria
     ]
+
+
+def _prefixes(lab: str) -> tuple[str, str]:
+    """How the ids of a lab's exercises and of its claims begin."""
+    number = lab_number(lab)
+    return f"{number}.", "C." if lab == CAPSTONE else f"L{number}."
 
 
 def _how_to_run(claim: str) -> str:

@@ -564,6 +564,15 @@ def test_the_criteria_are_those_of_the_curriculum() -> None:
     assert all(each.deliverables and each.exercises for each in criteria.values())
 
 
+def test_a_lab_alone_is_reported_by_the_criteria_it_shows() -> None:
+    """With --lab the report is short, and still judged by all of a criterion's evidence."""
+    criteria = evidence.load_criteria(ROOT)
+    of = {lab: [c.id for c in criteria if c.concerns(lab)] for lab in ("lab2_x", "capstone")}
+    assert of["lab2_x"] == ["vectors", "inference", "decisions"]
+    assert {"fsdp", "serving", "fairness", "decisions"} <= set(of["capstone"])
+    assert "debugging" not in of["capstone"]
+
+
 # the command
 
 

@@ -220,15 +220,8 @@ class _Writer:
 
     def write_start(self, cards: Sequence[syllabus.Card]) -> None:
         """The page a learner opens first."""
-        first_hour = next(
-            (
-                p.address
-                for part in self._parts
-                for p in part.pages
-                if p.source == "docs/first_hour.md"
-            ),
-            "",
-        )
+        begin = self._parts[0].pages
+        first_hour = next((page for page in begin if page.source == "docs/first_hour.md"), None)
         guides = [(page.address, page.title) for page in self._parts[-1].pages]
         text = self._start.render(
             site=TITLE,

@@ -35,7 +35,7 @@ def slug(heading: str) -> str:
 def highlighted(code: str, language: str) -> str:
     """Code in HTML with a span for each kind of word; plain when the language is not known."""
     if not language and code.lstrip().startswith(SHELL_WORDS):
-        language = "bash"
+        language = "console" if code.startswith("$ ") else "bash"
     lexer = _lexer(language)
     return str(highlight(code, lexer, FORMATTER)) if lexer else html.escape(code)
 

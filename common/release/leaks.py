@@ -34,10 +34,14 @@ NAME = re.compile(r"[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Line:
-    """A logical line without white space: its text, and with names replaced by numbers."""
+    """A logical line without white space: its text, and with names replaced by numbers.
+
+    ``words`` are the names that stay: of attributes, modules and what is called.
+    """
 
     text: str
     shape: str
+    words: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -86,21 +90,18 @@ def search(references: Sequence[Reference], files: Mapping[str, bytes]) -> list[
         Path to content; what is no UTF-8 is searched as bytes are.
     """
     by_id = {each.exercise: each for each in references}
-    starts, shapes = defaultdict(set), defaultdict(set)
+    starts = defaultdict(set)
     for each in references:
         for line in each.lines:
             starts[line.text[:SHORTEST]].add(each.exercise)
-            shapes[line.shape].add(each.exercise)
     leaks: list[Leak] = []
     for name, data in files.items():
         leaks += _in_text(by_id, starts, name, data)
-        for block in _programs(name, data):
-            found = {line.shape for line in logical_lines(block)} & shapes.keys()
-            for exercise in sorted({one for shape in found for one in shapes[shape]}):
-                held = [line for line in by_id[exercise].lines if line.shape in found]
-                share = by_id[exercise].share(held)
-                if share >= MOST_SHARED:
-                    leaks.append(Leak(exercise, name, share, held[0].text))
+        for each, block in _likely(references, name, data):
+            found = {line.shape for line in logical_lines(block)}
+            held = [line for line in each.lines if line.shape in found]
+            if held and each.share(held) >= MOST_SHARED:
+                leaks.append(Leak(each.exercise, name, each.share(held), held[0].text))
     worst: dict[tuple[str, str], Leak] = {}
     for leak in sorted(leaks, key=lambda leak: -leak.share):
         worst.setdefault((leak.exercise, leak.file), leak)
@@ -124,16 +125,18 @@ def logical_lines(source: str) -> Iterator[Line]:
 
 def _line(tokens: list[str]) -> Line:
     names: dict[str, str] = {}
-    shape = []
+    shape, words = [], set()
     for at, token in enumerate(tokens):
         following = tokens[at + 1] if at + 1 < len(tokens) else ""
-        bare = NAME.fullmatch(token) and not keyword.iskeyword(token)
-        if bare and following not in ("(", ".") and (at == 0 or tokens[at - 1] != "."):
-            token = names.setdefault(token, f"${len(names)}")
+        if NAME.fullmatch(token) and not keyword.iskeyword(token):
+            if following not in ("(", ".") and (at == 0 or tokens[at - 1] != "."):
+                token = names.setdefault(token, f"${len(names)}")
+            else:
+                words.add(token)
         if token == "," and following in (")", "]", "}"):
             continue  # a trailing comma is layout
         shape.append(token.replace("'", '"'))
-    return Line("".join("".join(tokens).split()), "".join(shape))
+    return Line("".join("".join(tokens).split()), "".join(shape), frozenset(words))
 
 
 def _definition(source: str, name: str) -> str:
@@ -164,6 +167,24 @@ def _in_text(
             yield Leak(exercise, name, share, longest)
 
 
+def _likely(
+    references: Sequence[Reference], name: str, data: bytes
+) -> Iterator[tuple[Reference, str]]:
+    """The definitions with enough words of a reference; to read all others would take minutes."""
+    likely = _with_words(references, data.decode("utf-8", errors="replace"))
+    for block in _programs(name, data) if likely else ():
+        yield from ((each, block) for each in _with_words(likely, block))
+
+
+def _with_words(references: Sequence[Reference], text: str) -> list[Reference]:
+    words = set(NAME.findall(text))
+    return [
+        each
+        for each in references
+        if each.share(line for line in each.lines if line.words <= words) >= MOST_SHARED
+    ]
+
+
 def _programs(name: str, data: bytes) -> Iterator[str]:
     """The top-level definitions of a Python file, or the blocks of a page."""
     if not name.endswith((".py", ".md")):
@@ -173,6 +194,11 @@ def _programs(name: str, data: bytes) -> Iterator[str]:
         yield from BLOCK.findall(text)
         return
     lines = text.splitlines(keepends=True)
-    for node in ast.parse(text, name).body:
+    try:
+        body = ast.parse(text, name).body
+    except SyntaxError:
+        yield text
+        return
+    for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield "".join(lines[node.lineno - 1 : node.end_lineno])

@@ -19,8 +19,8 @@ from tests.capstone.local_gateway import Gateway, local_gateway
 pytestmark = pytest.mark.slow
 OPERATIONS = (
     "POST /feed", "POST /events", "GET /users", "GET /stages", "GET /experiment",
-    "PUT /experiment", "POST /bundles", "PUT /withdrawn", "GET /health", "GET /ready",
-    "GET /metrics",
+    "PUT /experiment", "POST /bundles", "POST /interleaved", "PUT /withdrawn", "GET /health",
+    "GET /ready", "GET /metrics",
 )  # fmt: skip
 CHECKS = {
     "not_a_server_error", "status_code_conformance", "content_type_conformance",

@@ -8,14 +8,16 @@ reference skips (no GPU here) can be passed by nobody: its exercise is *not run*
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
 from common.exercises.catalog import Entry, ExerciseTest, discover_tests
-from common.exercises.grading import FAILED, NOT_RUN, PASSED, first_line
+from common.exercises.grading import FAILED, NOT_RUN, first_line
 from common.grading.sandbox import Ran
 from common.results import write_json
 
@@ -72,31 +74,33 @@ def collect(
     RunError
         When the reference fails one of its own tests under the public seeds, too.
     """
-    tests: dict[str, list[str]] = {}
-    not_run: dict[str, str] = {}
-    fixed: list[str] = []
     sources = nodes_by_exercise(root, lab)
-    for entry in entries:
+
+    def one(entry: Entry) -> tuple[Ran, list[str]]:
         given = [test.node for test in sources.get(entry.id, [])]
         if not given:
-            tests[entry.id] = []
-            continue
-        ran = run(entry, given, secret_seed, [])
+            return Ran(collected=[], complete=True), []
+        ran, fixed = run(entry, given, secret_seed, []), list[str]()
         failed = _failed(entry, ran)
         if failed and secret_seed is not None:
-            kept = sorted({node.partition("[")[0] for node in failed})
-            ran = run(entry, given, secret_seed, kept)
+            fixed = sorted({node.partition("[")[0] for node in failed})
+            ran = run(entry, given, secret_seed, fixed)
             failed = _failed(entry, ran)
-            fixed += kept
         if failed:
             node, reason = next(iter(failed.items()))
             raise RunError(f"the reference fails {node} in the sandbox: {first_line(reason)}")
-        tests[entry.id] = list(ran.collected or [])
-        not_run |= {
-            node: first_line(found["reason"])
-            for node, found in ran.results.items()
-            if found["outcome"] == NOT_RUN
-        }
+        return ran, fixed
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(one, entries))
+    not_run = {
+        node: first_line(result["reason"])
+        for ran, _ in found
+        for node, result in ran.results.items()
+        if result["outcome"] == NOT_RUN
+    }
+    tests = {entry.id: list(ran.collected or []) for entry, (ran, _) in zip(entries, found)}
+    fixed = [node for _, kept in found for node in kept]
     return Manifest(lab, digest, secret_seed, tests, not_run, fixed)
 
 
@@ -136,6 +140,3 @@ def save(manifest: Manifest, path: Path) -> None:
     """Write a manifest as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"schema": SCHEMA, **asdict(manifest)})
-
-
-__all__ = ["NOT_RUN", "PASSED", "Manifest", "collect", "load", "nodes_by_exercise", "save"]

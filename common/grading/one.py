@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.exercises.catalog import Entry, discover, find_lab
+from common.exercises.catalog import Entry, discover, find_lab, read_source
 from common.grading import canaries, carried, feedback, manifest, private_tree
 from common.grading.manifest import Manifest
 from common.grading.model import GradedExercise, GradedSubmission, Submission
 from common.grading.sandbox import Limits, Ran, Sandbox
+from common.grading.source_signs import signs
 from common.grading.submissions import Taken, take
 from common.grading.trusted_environment import environment
 
@@ -194,6 +195,10 @@ class LabGrader:
                 if ran.ended and not ran.tampering:
                     graded.alerts.append(f"{entry.id}: {ran.ended}")
         self._carry_forward(graded, taken)
+        for file in sorted({entry.file for entry in self.entries}):
+            name = f"{self.lab}/{file.name}"
+            if found := signs(taken.files.get(name, b""), read_source(file)):
+                graded.alerts.append(f"{name} reaches for what ours does not: {', '.join(found)}")
         graded.seconds = round(time.monotonic() - started, 2)
         return graded
 

@@ -263,7 +263,8 @@ class _Supervisor:
 
     def _next(self) -> float:
         # pytest-timeout ends an honest test first, and the others then still run
-        return min(self.end, time.monotonic() + self.limits.test_s * 1.25 + min(5.0, self.limits.test_s))
+        spare = min(5.0, self.limits.test_s)
+        return min(self.end, time.monotonic() + self.limits.test_s * 1.25 + spare)
 
     def follow(self) -> Ran:
         stop = ""
@@ -277,12 +278,12 @@ class _Supervisor:
                 sources.remove(self.output)
             if self.channel in ready and not self._read_channel():
                 sources.remove(self.channel)
-                if self.ran.complete or self.ran.tampering:
-                    break
             if self.written > 4096 * self.limits.output_kb:
                 stop = "output"
             if self.ran.tampering:
                 stop = "tampering"
+            elif self.ran.complete:
+                stop = "complete"
             elif self.control in ready:
                 break
         return self._finish(stop)

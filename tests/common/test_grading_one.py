@@ -19,6 +19,7 @@ from common.grading.canaries import write as write_canaries
 from common.grading.model import GradedSubmission, Submission
 from common.grading.one import LabGrader
 from common.grading.sandbox import Limits, Ran
+from common.grading.source_signs import signs
 from tests.common.tiny_lab import FILES, LAB, write_repository, write_work
 
 LIMITS = Limits(test_s=20, exercise_s=60, memory_mb=2048, disk_mb=64)
@@ -375,6 +376,26 @@ def test_known_answers_are_new_in_each_run(tmp_path: Path) -> None:
     first, second = write_canaries(tmp_path, ".canaries", torch=False)
     assert not {each.node for each in first} & {each.node for each in second}
     assert {each.passes for each in [*first, *second]} == {True, False}
+
+
+# What an instructor should read.
+
+
+def test_a_source_that_reaches_for_the_grader_is_pointed_out() -> None:
+    """What the reference uses too is no sign."""
+    source = b"""import gc, numpy as np
+import subprocess
+np.testing.assert_allclose = None
+x = np.__dict__
+"""
+    found = signs(source, "import subprocess\n")
+    assert found == [
+        "line 1 imports gc",
+        "line 3 assigns to np.testing.assert_allclose",
+        "line 4 uses .__dict__",
+    ]
+    assert signs(source, source.decode()) == []
+    assert signs(b"def (", "") == signs(b"\xff", "") == []
 
 
 # Errors carried forward.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capstone import bundle, registry, release
+from capstone.live_rollout import challenge, move_alias
 from capstone.loaded_bundle import Mismatch
 from capstone.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from common.errors import InputError
@@ -59,6 +60,28 @@ def test_bundles_are_registered_promoted_and_rolled_back(opened: Registry, tmp_p
     opened.set_alias(CHALLENGER, two)
     opened.reject()
     assert opened.named(CHALLENGER) is None
+
+
+def test_the_alias_follows_a_rollout_and_twice_is_as_once(empty: Path, tmp_path: Path) -> None:
+    """A command that was killed between the gateway and the registry does the rest later."""
+    opened = copied(empty, tmp_path)
+    first, second = (assemble(tmp_path, name, ranker=f"led {name}") for name in ("one", "two"))
+    with pytest.raises(InputError, match="not in the registry"):
+        challenge(opened, second.version)
+    opened.register(first, passed=True, tags={})
+    opened.promote()
+    opened.register(second, passed=True, tags={})
+    for _ in range(2):
+        assert move_alias(opened, second.version, "rolled_back") == first.version
+        assert opened.named(CHALLENGER) is None
+    with pytest.raises(InputError, match="no challenger"):
+        move_alias(opened, second.version, "promoted")
+    challenge(opened, second.version)
+    for _ in range(2):
+        assert move_alias(opened, second.version, "promoted") == second.version
+        previous = opened.named(PREVIOUS)
+        assert previous is not None
+        assert previous.version == first.version
 
 
 def test_a_bundle_that_failed_a_gate_is_not_registered(opened: Registry, tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def open_session(
     if not path.is_file():
         raise InputError(f"no ONNX model at {path}; export one first (export_onnx)")
     providers = choose_providers(settings.device, ort.get_available_providers())
+    if settings.device != "cpu":
+        ort.preload_dlls()  # CUDA and cuDNN of the packages that torch brings
     opened = ort.InferenceSession(
         str(path), options or session_options(settings), providers=providers
     )

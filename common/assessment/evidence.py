@@ -39,7 +39,8 @@ RULES = {
 CLAIM = (
     "This report was made on the learner's machine, from files that the learner can write; "
     "the answers stand in quiz.toml. It is a claim, not a grade. `course grade` runs the "
-    "exercises in a sandbox on other random inputs; deliverables are confirmed by running the lab again."
+    "exercises in a sandbox on other random inputs; deliverables are "
+    "confirmed by running the lab again."
 )
 
 

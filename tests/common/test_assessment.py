@@ -242,6 +242,13 @@ def test_a_question_is_drawn_from_seed_and_id_alone(tree: Path) -> None:
         assert paper[1].why.endswith(f"is {number(paper[1].answer)}.")
 
 
+def test_the_right_option_stands_anywhere() -> None:
+    """Each question has an order of its own, so the number of one tells nothing of the next."""
+    drawn = [bank.draw(each, 0) for each in bank.load(ROOT) if not each.numeric]
+    counts = [sum(asked.answer == place for asked in drawn) for place in range(4)]
+    assert min(counts) > 0.18 * len(drawn), counts
+
+
 def test_a_number_is_right_within_its_tolerance(tree: Path) -> None:
     """Rounding is no mistake, a factor is."""
     asked = bank.draw(bank.load(tree)[1], 0)
@@ -536,6 +543,12 @@ def test_a_criterion_without_questions_is_not_shown_by_the_rest() -> None:
     )
     assert found.verdict == "partly"
     assert found.missing == ["questions: none was asked"]
+    asked = evidence.QuestionEvidence(bank.draw(choice(), 0), 0.0, True)
+    assert evidence.Finding(criterion, [], found.deliverables, [asked]).verdict == "partly"
+    assert evidence.Finding(criterion, found.exercises, [], [asked]).verdict == "partly"
+    assert (
+        evidence.Finding(criterion, found.exercises, found.deliverables, [asked]).verdict == "shown"
+    )
 
 
 def test_guessing_supports_nothing(tree: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.exercises.catalog import Entry, discover, find_lab, read_source
+from common.exercises.catalog import Entry, discover, find_exercise, find_lab, read_source
 from common.grading import canaries, carried, feedback, manifest, private_tree
 from common.grading.manifest import Manifest
 from common.grading.model import GradedExercise, GradedSubmission, Submission
@@ -61,6 +61,8 @@ class LabGrader:
         Of each exercise.
     cache
         Folder where manifests are kept between runs; None keeps none.
+    exercises
+        Only these; none for all of the lab.
     sandbox
         Options of :class:`~common.grading.sandbox.Sandbox`, such as ``namespaces``.
 
@@ -80,12 +82,18 @@ class LabGrader:
         secret_seed: int | None = None,
         limits: Limits | None = None,
         cache: Path | None = None,
+        exercises: Sequence[str] = (),
         sandbox: Mapping[str, Any] | None = None,
     ) -> None:
         self.root = root.resolve()
         self.lab = find_lab(self.root, lab)
         everything = discover(self.root)
-        self.entries = [entry for entry in everything if entry.lab == self.lab]
+        chosen = {find_exercise(everything, given).id for given in exercises}
+        self.entries = [
+            entry
+            for entry in everything
+            if entry.lab == self.lab and (not chosen or entry.id in chosen)
+        ]
         self._others = [entry for entry in everything if entry.lab != self.lab]
         if not self.entries:
             raise InputError(f"{self.lab} has no exercises")
@@ -133,11 +141,7 @@ class LabGrader:
         self._stack.close()
 
     def _manifest(self) -> Manifest:
-        path = (
-            self.cache / f"manifest-{self.digest[:16]}-{self.secret_seed}.json"
-            if self.cache
-            else None
-        )
+        path = self.cache / f"manifest-{self._name()}.json" if self.cache else None
         if path and (kept := manifest.load(path, self.digest, self.secret_seed)):
             return kept
         reference = {
@@ -155,10 +159,14 @@ class LabGrader:
             manifest.save(made, path)
         return made
 
+    def _name(self) -> str:
+        ids = hashlib.sha256(" ".join(entry.id for entry in self.entries).encode()).hexdigest()
+        return f"{self.digest[:16]}-{ids[:8]}-{self.secret_seed}"
+
     def key(self, taken: Taken) -> str:
         """SHA-256 of a submission's files and of what it is graded with."""
         limits = asdict(self.sandbox.limits)
-        total = hashlib.sha256(f"{self.digest} {self.secret_seed} {limits}".encode())
+        total = hashlib.sha256(f"{self.digest} {self._name()} {limits}".encode())
         total.update(json.dumps(taken.problems).encode())
         for name, content in sorted(taken.files.items()):
             total.update(f"{name} {len(content)} ".encode() + content)

@@ -35,7 +35,7 @@ PRELOADED = (
     *("anyio.pytest_plugin", "pytest_timeout", "libcst", "hypothesis.strategies"),
     *("numpy.testing", "unittest.mock", "_pytest.recwarn"),
 )
-FIRST_USER, USERS = 524_288, 65_536
+FIRST_USER, USERS = 1_879_048_192, 65_536 * 1024
 """Users that no system gives to anybody; each run has one of its own."""
 START_S, STOP_S = 240.0, 30.0
 MESSAGE_BYTES = 1 << 18
@@ -118,7 +118,9 @@ class Sandbox:
         self.namespaces: list[str] = []
         self._user = os.geteuid() == 0 if user is None else user
         self._preloaded = [*PRELOADED, *preloaded]
-        self._users = itertools.count(os.getpid() * 64)
+        self._users = itertools.count(secrets.randbelow(USERS))
+        self.users: set[int] = set()
+        """Those that runs had so far."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -209,6 +211,7 @@ class Sandbox:
         limits = self.limits
         with self._lock:
             user = FIRST_USER + next(self._users) % USERS
+            self.users.add(user)
         whole = task | {
             "namespaces": [name for name in self.namespaces if name in NAMESPACES],
             "stage": str(self.stage),

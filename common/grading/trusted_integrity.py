@@ -16,7 +16,7 @@ PROTECTED = (
     *("numpy", "numpy.testing", "numpy.testing._private.utils", "numpy.linalg", "numpy.random"),
     *("numpy._core.numeric", "numpy._core.fromnumeric", "numpy._core._methods"),
     *("numpy._core._multiarray_umath", "numpy.linalg._linalg"),
-    *("pytest", "_pytest.python_api", "_pytest.raises", "_pytest.outcomes", "_pytest.runner"),
+    *("pytest", "_pytest.approx", "_pytest.raises", "_pytest.outcomes", "_pytest.runner"),
     *("_pytest.reports", "_pytest.assertion", "_pytest.assertion.rewrite", "_pytest.python"),
     *(
         "_pytest.assertion.util",

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from common.exercises.catalog import discover, find_exercise, find_root, wrong_solutions
+from common.exercises.start import start
+from common.exercises.stubs import splice
 from common.grading.model import GradedSubmission, Submission
 from common.grading.one import LabGrader
 from common.grading.sandbox import Limits
@@ -31,6 +34,7 @@ LIMITS = Limits(
 )
 SEED = 20_261_129
 HONEST = ("honest-first", "honest-between", "honest-last")
+USERS: set[int] = set()
 LEFT = b"left-by-a-hostile-submission"
 SEEN = {  # what the instructor is told of, beside the points that are not given
     "patches_assert_allclose": "replaces numpy.testing.assert_allclose",
@@ -69,6 +73,7 @@ def grades(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Grade
     with LabGrader(root, "lab9", secret_seed=SEED, limits=LIMITS) as grader:
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(lambda name: grader.grade(Submission(name, work[name])), order))
+        USERS.update(grader.sandbox.users)
         yield {each.student: each for each in found}
 
 
@@ -104,6 +109,13 @@ def test_the_instructor_is_told(grades: dict[str, GradedSubmission], name: str, 
     assert any(sign in alert for alert in grades[name].alerts), grades[name].alerts
 
 
+def user_of(process: Path) -> int:
+    try:
+        return process.stat().st_uid
+    except OSError:
+        return 0
+
+
 def test_nothing_is_left_behind(grades: dict[str, GradedSubmission]) -> None:
     """No process of any submission outlives its grade, and nothing was written to the disk."""
     assert len(grades) == len(NAMES) + len(HONEST)
@@ -117,7 +129,7 @@ def test_nothing_is_left_behind(grades: dict[str, GradedSubmission]) -> None:
     foreign = [
         entry.name
         for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and entry.exists() and entry.stat().st_uid >= 524_288
+        if entry.name.isdigit() and user_of(entry) in USERS
     ]
     assert foreign == []
     for place in ("/etc/hostile", "/usr/lib/hostile", "/tmp/results.json", "/results.json"):
@@ -136,5 +148,55 @@ def test_the_corpus_is_large_and_says_what_it_tries() -> None:
         first = file.read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith('"""'), file.name
         assert first.endswith('."""'), f"{file.name}: one line says the attack"
-        if file.stem != "is_half_written":
-            assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+        ast.parse(file.read_text(encoding="utf-8"))
+
+
+# A lab of the course.
+
+THEFT = '''"""Takes the reference from its own package."""
+import importlib.util, pathlib
+import {package} as package
+place = pathlib.Path(package.__file__).with_name("{module}.py")
+spec = importlib.util.spec_from_file_location("reference", place)
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+globals().update(vars(reference))
+'''
+OTHER, ATTACKED = "6.12", "6.2"
+
+
+def test_in_a_real_lab_the_reference_earns_all_and_nothing_else_does(tmp_path: Path) -> None:
+    """The reference 100 %, stubs 0 %, and a wrong solution loses the points of its own exercise.
+
+    A file that loads the reference from its place finds a stub there.
+    """
+    root = find_root()
+    entries = [find_exercise(discover(root), given) for given in (ATTACKED, OTHER)]
+    attacked = entries[0]
+    reference = attacked.file.read_text(encoding="utf-8")
+    package = attacked.dotted.rpartition(".")[0]
+    texts = {
+        "theft": THEFT.format(package=package, module=attacked.module),
+        **{
+            file.stem: splice(reference, attacked.name, file.read_text(encoding="utf-8"))
+            for file in wrong_solutions(root, attacked)
+        },
+    }
+    for name in ("reference", *texts):
+        for entry in entries:
+            file = entry.work_file(tmp_path / name / "work")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(entry.file.read_bytes())
+        if name in texts:
+            attacked.work_file(tmp_path / name / "work").write_text(texts[name], encoding="utf-8")
+    start(entries, tmp_path / "stubs" / "work")
+    with LabGrader(root, "lab6", secret_seed=SEED, exercises=[ATTACKED, OTHER]) as grader:
+        found = {
+            name: grader.grade(Submission(name, tmp_path / name))
+            for name in ("reference", "stubs", *texts)
+        }
+    earned = {name: [each.score for each in grade.exercises] for name, grade in found.items()}
+    most = [entry.points for entry in entries]
+    assert earned.pop("reference") == most, found["reference"].exercises
+    assert earned.pop("stubs") == [0, 0]
+    assert earned == dict.fromkeys(texts, [0, most[1]]), earned

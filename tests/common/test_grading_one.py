@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import stat
@@ -14,7 +15,14 @@ import pytest
 
 from common.errors import InputError
 from common.exercises.catalog import Entry, discover
-from common.grading import carried, feedback, manifest, private_tree, submissions
+from common.grading import (
+    carried,
+    feedback,
+    manifest,
+    private_tree,
+    submissions,
+    trusted_integrity,
+)
 from common.grading.canaries import write as write_canaries
 from common.grading.model import GradedSubmission, Submission
 from common.grading.one import LabGrader
@@ -369,6 +377,14 @@ def test_a_run_without_its_end_marker_earns_nothing(entries: list[Entry], root: 
     cut = ran(complete=False, ended="its process ended by itself with status 0")
     judged = feedback.judge(entries[0], NODES, {}, cut, root)
     assert (judged.status, judged.score) == ("failed", 0)
+
+
+def test_every_module_that_is_protected_exists() -> None:
+    """A renamed module of pytest or numpy would go unwatched in silence."""
+    optional = {"torch", "pandas", "scipy"}
+    for name in trusted_integrity.PROTECTED:
+        if name.partition(".")[0] not in optional:
+            assert importlib.util.find_spec(name) is not None, name
 
 
 def test_known_answers_are_new_in_each_run(tmp_path: Path) -> None:

@@ -1,4 +1,0 @@
-"""Stops in the middle of a line."""
-
-def mean(values):
-    return float(values.sum() /

@@ -48,8 +48,6 @@ LENDERS = ("inspect.py", "traceback.py")
 """Of the standard library, what hands frames to its caller; the rest only looks at them."""
 CONNECTING = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind")
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
-MAKERS = ("collections/__init__.py", "typing.py")
-"""Of the standard library, what sets the defaults and bases of a named tuple it has just made."""
 MOST = 20
 
 
@@ -128,26 +126,24 @@ def _hook(
 ) -> Callable[[str, tuple[object, ...]], None]:
     library, packages = os.path.dirname(os.__file__) + os.sep, os.sep + "site-packages" + os.sep
     lenders = tuple(library + name for name in LENDERS)
-    makers = tuple(library + name for name in MAKERS)
     frame_of, forbidden = sys._getframe, dict(FORBIDDEN)
     parent, ident = os.getppid, threading.get_ident
     asking: set[int] = set()
 
-    def guilty(frame: FrameType | None, looks: bool) -> FrameType | None:
+    def guilty(frame: FrameType | None, direct: bool) -> FrameType | None:
         while frame is not None:
             file = frame.f_code.co_filename
             standard = file.startswith(library) and packages not in file
-            if standard and looks and file not in lenders:
+            if standard and direct and file not in lenders:
                 return None
             if not standard and not file.startswith("<frozen "):
                 return frame if belongs(file) else None
             frame = frame.f_back
         return None
 
-    def harmless(event: str, arguments: tuple[object, ...], looks: bool) -> bool:
+    def harmless(event: str, arguments: tuple[object, ...]) -> bool:
         if event.startswith("object."):
-            made = not looks and frame_of(2).f_code.co_filename in makers
-            return made or arguments[1] not in (FRAMES if looks else CODE)
+            return arguments[1] not in (FRAMES if event.endswith("__getattr__") else CODE)
         if event in ("os.kill", "os.killpg"):
             return arguments[0] not in (-1, 0, 1, parent())
         if event == "compile":
@@ -158,13 +154,14 @@ def _hook(
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event not in forbidden:
             return
-        looks = event == "sys._getframe" or event.startswith("object.")
+        # Named tuples and enumerations make the library look and set, on everybody's behalf.
+        direct = event == "sys._getframe" or event.startswith("object.")
         thread = ident()
-        if harmless(event, arguments, looks) or thread in asking:
+        if harmless(event, arguments) or thread in asking:
             return
         asking.add(thread)  # the hook's own look at the stack is an event, too
         try:
-            frame = guilty(frame_of(1), looks)
+            frame = guilty(frame_of(1), direct)
         finally:
             asking.discard(thread)
         if frame is not None:

@@ -11,11 +11,13 @@ forged result hard is layered, and the process that decides is another one
   the exercise's own: those that must fail have to fail (:mod:`common.grading.canaries`).
 - What tests compare with (builtins, numpy, torch, pytest, hypothesis) is compared with what it was
   before the submission's code was imported (:mod:`common.grading.trusted_integrity`).
+- Modules of comparisons are sealed: what a submission's code replaces in them is refused at once.
 - The usual ways to find or patch a grader (frames, the garbage collector, ctypes, trace functions,
   signals to other processes) are refused by an audit hook, which Python cannot remove.
 
-What is left to a determined author is to take over the interpreter by native code of their own.
-That cannot happen by accident, and leaves a source that an instructor has only to read.
+What is left to a determined author: to write into a module's dictionary, and have what is put there
+put itself back before the next look; or native code of their own that takes over the interpreter.
+Neither happens by accident, and :mod:`common.grading.source_signs` names the lines to read.
 """
 
 from __future__ import annotations

@@ -351,7 +351,7 @@ def _plan(c: Context) -> Plan:
     c.run.unmeasured("C.promoted", "a smoke run's limits are so wide that seconds show them kept")
     wide = Limits(
         slow_ms=1000.0, slow_rate=0.1, error_rate=0.1, fallback_rate=0.1, hide_margin=30.0,
-        success_margin=3.0,
+        success_margin=3.0, alpha=0.45,
     )  # fmt: skip
     steps = tuple(
         replace(step, feeds=feeds) for step, feeds in zip(plan.steps, (10, 5, 110), strict=True)

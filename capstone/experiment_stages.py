@@ -300,6 +300,7 @@ def _rollouts(c: Context, service: Service) -> None:
 
         good = lead(plan, REFERENCE, CHAMPION)
         seconds = time.perf_counter() - began
+        people.wait_for(20)  # those that were under way at the switch
         after = people.wait_for(50)
         alias = _alias(c, good.status)
         moved = good.status == "promoted"

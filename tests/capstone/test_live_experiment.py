@@ -161,6 +161,7 @@ def test_a_candidate_is_led_to_everybody_by_the_command(
         service, small_world(), name="led", n_people=tiny_bundle.N_USERS, seed=3
     ) as people:
         status = main(arguments)
+        people.wait_for(20)  # those that were under way at the switch
         after = people.wait_for(20)
     said = capsys.readouterr()
     assert status == 0, said

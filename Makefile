@@ -26,7 +26,7 @@ MODULE_5 := lab5_distillation
 MODULE_6 := lab6_online_eval
 RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 
-.PHONY: help setup doctor capstone start-capstone check-capstone traps-capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab6 progress assess grade release verify docs clean \
+.PHONY: help setup doctor capstone start-capstone check-capstone traps-capstone serve test test-fast test-gpu lint format bench bench-lab1 bench-lab2 bench-lab3 bench-lab4 bench-lab4-gpu bench-lab6 progress assess grade release verify docs clean \
 	$(LABS:%=lab%) $(LABS:%=start%) $(LABS:%=check%) $(LABS:%=traps%)
 
 help: ## Show this list
@@ -143,6 +143,9 @@ bench-lab3: $(READY) ## Lab 3: intervals and nulls of an audit against fairlearn
 
 bench-lab4: $(READY) ## Lab 4: five model servers on one bundle and one load
 	@$(BIN)/python -m labs.lab4_model_serving.bench $(RUN_OPTIONS)
+
+bench-lab4-gpu: $(READY) ## Lab 4: the classifier on a GPU, straight and behind TorchServe
+	@$(BIN)/python -m labs.lab4_model_serving.bench_gpu $(RUN_OPTIONS)
 
 bench-lab6: $(READY) ## Lab 6: 10 million users analysed, against tea-tasting in pandas
 	@$(BIN)/python -m labs.lab6_online_eval.bench $(RUN_OPTIONS)

@@ -159,9 +159,6 @@ def story(run: Run, config: Bench) -> None:
 
 def make_bundles(run: Run, config: Bench) -> tuple[Split, dict[str, Bundle]]:
     """The classifier as a bundle of each precision."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     from common.data.labelled_texts import read_split
     from labs.lab4_model_serving import classifier
     from labs.lab4_model_serving.bundle import write_bundle
@@ -182,10 +179,7 @@ def make_bundles(run: Run, config: Bench) -> tuple[Split, dict[str, Bundle]]:
     exported = classifier.export(model, run.work / "model.onnx")
     files = {"fp32": run.work / "fused.onnx", "fp16": run.work / "half.onnx"}
     fuse(exported, files["fp32"], heads=model.heads, width=model.words.embedding_dim)
-    half = convert_float_to_float16(
-        onnx.load(files["fp32"]), keep_io_types=True, disable_shape_infer=True
-    )
-    onnx.save(half, files["fp16"])
+    half_precision(files["fp32"], files["fp16"])
     return split, {
         name: write_bundle(
             run.work / name,
@@ -198,6 +192,16 @@ def make_bundles(run: Run, config: Bench) -> tuple[Split, dict[str, Bundle]]:
         )
         for name, path in files.items()
     }
+
+
+def half_precision(path: Path, half: Path) -> None:
+    """Write the model with weights and products in float16; inputs and outputs keep their types."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    # Shapes cannot be inferred through the operators that fusion has put in, and need not be.
+    found = convert_float_to_float16(onnx.load(path), keep_io_types=True, disable_shape_infer=True)
+    onnx.save(found, half)
 
 
 def judge(run: Run, opened: dict[str, Predictor], part: Part) -> None:

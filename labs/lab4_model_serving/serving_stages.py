@@ -55,6 +55,7 @@ def said(rate: float, result: LoadResult) -> None:
 def on_torchserve(run: Run, config: Config, bundles: Sequence[Bundle]) -> Iterator[TorchServe]:
     """TorchServe with both versions: INT8 answers, float32 is one URL away."""
     from labs.lab4_model_serving.archive import archive_bundle
+    from labs.lab4_model_serving.deployment import this_machine
     from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
 
     store = run.work / "store"
@@ -78,7 +79,7 @@ def on_torchserve(run: Run, config: Config, bundles: Sequence[Bundle]) -> Iterat
         folder=run.dir / "logs" / "torchserve",
         inference_port=config.inference_port,
         queue_size=config.queue_size,
-        gpus=served.workers if served.device == "cuda" else 0,
+        gpus=this_machine().gpus if served.device == "cuda" else 0,
     ) as server:
         print(f"  TorchServe on {server.url}, workers {server.worker_pids()}", flush=True)
         yield server

@@ -54,11 +54,11 @@ def ranks_on_gpu(values: np.ndarray) -> np.ndarray:
     """As :func:`ranks`."""
     return ranks(values)
 ''',
-    "tests/conftest.py": '''from hypothesis import Phase, settings
+    "tests/conftest.py": """from hypothesis import Phase, settings
 
 settings.register_profile("no-shrink", phases=(Phase.explicit, Phase.generate))
 settings.load_profile("no-shrink")
-''',
+""",
     f"tests/{LAB}/test_arithmetic.py": '''import math
 
 import numpy as np

@@ -118,7 +118,6 @@ test-gpu: $(READY) ## The tests that need GPUs; fails where there is none
 lint: $(READY) ## Style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict common
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

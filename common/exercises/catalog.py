@@ -242,7 +242,7 @@ def _read_module(root: Path, file: Path, source: str) -> tuple[tuple[Entry, ...]
     entries, faults = [], []
     reachable = {id(node): name for name, node in definitions(tree.body)}
     inside: set[int] = set()
-    for node in _statements(tree):
+    for node in statements(tree):
         marker = marker_of(node)
         if marker is None:
             continue
@@ -253,7 +253,7 @@ def _read_module(root: Path, file: Path, source: str) -> tuple[tuple[Entry, ...]
             fault = "an exercise inside another exercise has no stub of its own"
         elif file.stem in NO_TOPIC:
             fault = f"{file.name} is no topic module; exercises stand in topic modules"
-        inside |= {id(below) for below in _statements(node)}
+        inside |= {id(below) for below in statements(node)}
         if not fault:
             found = _entry(file, reachable[id(node)], node, marker)
             if isinstance(found, Entry):
@@ -264,7 +264,7 @@ def _read_module(root: Path, file: Path, source: str) -> tuple[tuple[Entry, ...]
     return tuple(entries), tuple(faults)
 
 
-def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
     """A node and all statements below it, outermost first; no expression holds a definition."""
     level = [tree]
     while level:

@@ -22,6 +22,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.exercises.catalog import Entry, discover, find_exercise, find_lab, read_source
+from common.exercises.prerequisites import reached_modules
 from common.grading import canaries, carried, feedback, manifest, private_tree
 from common.grading.manifest import Manifest
 from common.grading.model import GradedExercise, GradedSubmission, Submission
@@ -118,7 +119,7 @@ class LabGrader:
         found = {}
         for entry in self.entries:
             files = {test.file for test in tests.get(entry.id, [])}
-            modules = carried.reached(self.root, entry, files)
+            modules = reached_modules(self.root, entry, files)
             found[entry.id] = [
                 each for each in self.entries if each.module in modules and each.id != entry.id
             ]

@@ -15,6 +15,7 @@ import pytest
 
 from common.errors import InputError
 from common.exercises.catalog import Entry, discover
+from common.exercises.prerequisites import reached_modules
 from common.grading import (
     carried,
     feedback,
@@ -424,7 +425,7 @@ def test_a_module_reaches_what_it_imports(tmp_path: Path) -> None:
     file = root / MODULE
     file.write_text(f"import labs.{LAB}.between\n" + file.read_text())
     entry = discover(root)[0]
-    assert carried.reached(root, entry, []) == {"arithmetic", "between", "ranking"}
+    assert reached_modules(root, entry, []) == {"arithmetic", "between", "ranking"}
 
 
 def test_another_exercise_is_replaced_inside_the_students_own_file(entries: list[Entry]) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +13,12 @@ from typing import Any
 
 from common.errors import EXIT_FAILED, EXIT_OK, InputError
 from common.exercises import progress
-from common.exercises.catalog import Entry, discover_tests, locate, read_source, sentence
-from common.exercises.grading import FAILED, NOT_RUN, PASSED, first_line
+from common.exercises.catalog import Entry, discover, discover_tests
+from common.exercises.explain import MESSAGE_LINES, blocker, explain, named, short
+from common.exercises.grading import FAILED, NOT_RUN, PASSED
 
 TIMEOUT_S = 60
 POLL_S = 0.5
-MESSAGE_LINES = 14
-LABEL = 11
-WIDTH = 84
 
 
 def run_tests(
@@ -88,10 +84,13 @@ def pytest_arguments(
 
 
 def check(root: Path, work: Path, lab: str, entries: list[Entry]) -> int:
-    """Check exercises of one lab in order, stop at the first failure, remember what passed."""
+    """Check exercises of one lab in order, stop at the first failure, remember what passed.
+
+    One that only waits for another's stub is blocked: it is no failure, and the check goes on.
+    """
     if not any(entry.work_file(work).is_file() for entry in entries):
         raise InputError(
-            f"there is no {entries[0].work_file(work)}; begin with `course start {_short(lab)}`"
+            f"there is no {entries[0].work_file(work)}; begin with `course start {short(lab)}`"
         )
     if not (root / "tests" / lab).is_dir():
         raise InputError(f"there is no {root / 'tests' / lab}: nothing to check {lab} with")
@@ -104,29 +103,65 @@ def check(root: Path, work: Path, lab: str, entries: list[Entry]) -> int:
         tail = "\n".join(written["output"].rstrip().splitlines()[-MESSAGE_LINES:])
         print(f"{tail}\n\nnot run: the tests ended with status {written['status']} and no report")
         return EXIT_FAILED
-    progress.record(work, {key: each["outcome"] for key, each in graded.items()}, sources)
+    waits = {key: other for key, each in graded.items() if (other := blocker(each))}
+    outcomes = {key: each["outcome"] for key, each in graded.items()}
+    progress.record(work, outcomes, sources, waits)
+    passed = [entry for entry in entries if outcomes[entry.id] == PASSED]
+    points = sum(entry.points for entry in passed)
+    if len(passed) == len(entries):
+        print("\n".join(_row(entry, PASSED) for entry in entries))
+        print(f"\nall public tests passed: {len(passed)} exercise(s), {points} points")
+        return EXIT_OK
+    shown, blocked_by, before = _show_outcomes(root, work, entries, graded, waits)
+    if shown:
+        tests = discover_tests(root, lab)
+        failure = graded[shown.id]
+        print(explain(shown, failure, work, tests, blocked_by=blocked_by, builds_on=before))
+    else:
+        print(f"\n{len(passed)} of {len(entries)} passed ({points} points), the others did not run")
+    return EXIT_FAILED
 
+
+def _show_outcomes(
+    root: Path,
+    work: Path,
+    entries: list[Entry],
+    graded: dict[str, dict[str, Any]],
+    waits: dict[str, str],
+) -> tuple[Entry | None, Entry | None, Entry | None]:
+    """Print a line for each exercise.
+
+    Returns
+    -------
+    tuple
+        The exercise to explain (the first that failed, else the first that met another's stub),
+        the one whose stub it met, and the one to pass before it.
+    """
+    everything = discover(root)
+    by_id = {entry.id: entry for entry in everything}
+    own = [entry for entry in everything if entry.lab == entries[0].lab]
+    before = {row.entry.id: row.blocked_by for row in progress.rows(root, own, work)}
+    met = {key: by_id[other] for key, other in waits.items() if other in by_id}
     stopped: Entry | None = None
     for entry in entries:
         each = graded[entry.id]
-        outcome = each["outcome"]
-        reason = each["reason"] if outcome == NOT_RUN else ""
+        outcome, told = each["outcome"], each["reason"] if each["outcome"] == NOT_RUN else ""
+        blocked_by = met.get(entry.id)
         if stopped:
-            outcome, reason = NOT_RUN, f"{stopped.id} comes first"
-        print(f"  {outcome:<8} {entry.id:>5}  {entry.title}" + (f" ({reason})" if reason else ""))
+            outcome, told, blocked_by = NOT_RUN, f"{stopped.id} comes first", before[entry.id]
+        print(_row(entry, outcome, told, blocked_by))
         broken = each["broken"] is not None and each["broken"]["outcome"] == FAILED
-        if stopped is None and (outcome == FAILED or broken):
+        if not stopped and not blocked_by and (outcome == FAILED or broken):
             stopped = entry
-    if stopped:
-        print(_explain(stopped, graded[stopped.id], work))
-        return EXIT_FAILED
-    passed = [entry for entry in entries if graded[entry.id]["outcome"] == PASSED]
-    points = sum(entry.points for entry in passed)
-    if len(passed) < len(entries):
-        print(f"\n{len(passed)} of {len(entries)} passed ({points} points), the others did not run")
-        return EXIT_FAILED
-    print(f"\nall public tests passed: {len(passed)} exercise(s), {points} points")
-    return EXIT_OK
+    shown = stopped or next((entry for entry in entries if entry.id in met), None)
+    return (shown, met.get(shown.id), before[shown.id]) if shown else (None, None, None)
+
+
+def _row(entry: Entry, outcome: str, told: str = "", blocked_by: Entry | None = None) -> str:
+    if blocked_by:
+        outcome, told = "blocked", ""
+    row = f"  {outcome:<8} {entry.id:>5}  {entry.title}" + (f" ({told})" if told else "")
+    return row + (f"; blocked by {named(blocked_by)}" if blocked_by else "")
 
 
 def watch(root: Path, work: Path, lab: str, entries: list[Entry]) -> int:
@@ -159,82 +194,3 @@ def _saved(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _short(lab: str) -> str:
     return lab.partition("_")[0]
-
-
-def _explain(entry: Entry, graded: dict[str, Any], work: Path) -> str:
-    """Which test failed, what was expected, why it matters, where to look, and the hint."""
-    test = next((test for test in graded["tests"] if test["outcome"] == FAILED), None)
-    found = test or graded["broken"]
-    message, where = found["reason"], found["where"]
-    if test is None and (syntax := _syntax_error(work / entry.lab)):
-        message, where = syntax
-    file = entry.work_file(work)
-    lines = ["", f"Exercise {entry.id}: {entry.title}"]
-    lines.append(
-        _row("Test", sentence(test["node"]) if test else "the tests cannot import your code")
-    )
-    if found["exception"] == "NotImplementedError" and message.startswith(
-        "NotImplementedError: ex"
-    ):
-        lines.append(
-            _row("Not done", f"{first_line(message).partition(': ')[2]} is still the stub")
-        )
-    else:
-        lines.append(_row("Expected" if found.get("assertion") else "Error", message))
-    if test and test["doc"]:
-        lines.append(_row("Why", test["doc"]))
-    if test and test["printed"]:
-        lines.append(_row("Printed", test["printed"]))
-    lines.append(_row("Your code", f"{_show(str(file))}:{_line(file, entry.name)} ({entry.name})"))
-    if where:
-        lines.append(_row("Raised at", _show(where)))
-    lines.append(_row("Hint", f"course hint {entry.id}"))
-    return "\n".join(lines)
-
-
-def _row(label: str, text: str) -> str:
-    shown = [
-        piece
-        for line in text.splitlines()
-        for piece in (textwrap.wrap(line, WIDTH) if label == "Why" else [line.rstrip()])
-    ] or [""]
-    if len(shown) > MESSAGE_LINES:
-        shown = [*shown[:MESSAGE_LINES], f"... {len(shown) - MESSAGE_LINES} more lines"]
-    pad = " " * (LABEL + 2)
-    return f"  {label:<{LABEL}}" + ("\n" + pad).join(shown)
-
-
-def _show(place: str) -> str:
-    """A path as short as it can be written from here."""
-    here = str(Path.cwd()) + os.sep
-    return place.removeprefix(here)
-
-
-def _line(file: Path, name: str) -> int:
-    """Where the learner's definition stands, found by its text when the file does not parse."""
-    if not file.is_file():
-        return 1
-    source = read_source(file)
-    try:
-        node = locate(source, name)
-        return node.lineno if node else 1
-    except SyntaxError:
-        opening = re.compile(rf"\s*(async\s+def|def|class)\s+{name.rpartition('.')[2]}\b")
-        lines = enumerate(source.splitlines(), start=1)
-        return next((number for number, line in lines if opening.match(line)), 1)
-
-
-def _syntax_error(folder: Path) -> tuple[str, str] | None:
-    """Message with the offending line, and ``file:line``, of the first file that does not parse."""
-    for file in sorted(folder.glob("*.py")):
-        try:
-            compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
-        except SyntaxError as error:
-            place = f"{file}:{error.lineno}"
-            message = f"{_show(place)}: {error.msg}"
-            text = (error.text or "").rstrip("\n")
-            if text:
-                caret = " " * max(0, (error.offset or 1) - 1) + "^"
-                message += f"\n    {text}\n    {caret}"
-            return message, place
-    return None

@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     hint.add_argument("exercise", metavar="ID", help="as in 5.1")
     progress = add("progress", _progress, "exercises passed and deliverables measured")
     progress.add_argument("--runs", metavar="DIR", help="folder of runs (default: runs)")
+    progress.add_argument("--html", metavar="FILE", help="write it as a page instead")
     add("list", _list, "every exercise")
     for name, package in INSTRUCTORS.items():
         if (Path(__file__).parents[1] / package / "command.py").is_file():
@@ -135,11 +136,21 @@ def _list(arguments: argparse.Namespace, root: Path, work: Path) -> int:
 
 def _progress(arguments: argparse.Namespace, root: Path, work: Path) -> int:
     from common.exercises import progress
+
+    rows = progress.rows(root, catalog.discover(root), work)
+    following = progress.next_command(rows, progress.load(work))
+    runs = Path(arguments.runs).resolve() if arguments.runs else root / "runs"
+    measured = progress.deliverables(runs)
+    if arguments.html:
+        from common.exercises import progress_page
+
+        file = Path(arguments.html).absolute()
+        progress_page.write(file, progress_page.render(rows, measured, following))
+        print(f"wrote {file}")
+        return EXIT_OK
     from common.exercises.progress_table import show
 
-    entries = catalog.discover(root)
-    runs = Path(arguments.runs).resolve() if arguments.runs else root / "runs"
-    show(entries, work, progress.load(work), progress.deliverables(runs))
+    show(rows, measured, following)
     return EXIT_OK
 
 

@@ -18,7 +18,11 @@ WORST_FIRST: tuple[Outcome, ...] = (FAILED, NOT_RUN, PASSED)
 
 @dataclass
 class TestResult:
-    """What one test did. ``where`` is the last line of the learner's code in the traceback."""
+    """What one test did.
+
+    ``where`` is the last line of the learner's code in the traceback; ``blocked_by`` the other
+    exercise whose stub raised the error.
+    """
 
     __test__ = False
 
@@ -31,6 +35,7 @@ class TestResult:
     doc: str = ""
     where: str = ""
     printed: str = ""
+    blocked_by: str = ""
 
     @property
     def sentence(self) -> str:

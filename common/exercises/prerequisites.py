@@ -1,8 +1,10 @@
 """Which exercises an exercise builds on: read from the sources, nothing is imported.
 
 An exercise builds on another of its lab when its definition or one of its tests names it, directly
-or through what these name: helpers, fixtures, classes. A name that only annotates is not followed.
-What a program of its own runs (a script that a test starts) is not seen.
+or through what these name: helpers, fixtures, classes. A method is reached when its class is and
+something reached names it (rapid type analysis). What only one branch of an ``if`` names is not
+followed, for it may never run, nor is an annotation. So a few are missed; a test that meets
+another's stub says so when it runs.
 """
 
 from __future__ import annotations
@@ -96,12 +98,23 @@ class _Names:
 
     def reached(self, begin: Iterable[str]) -> set[str]:
         found: set[str] = set()
+        methods: dict[str, set[str]] = {}  # by name: those of the classes that are reached
+        attributes: set[str] = set()
         queue = list(begin)
         while queue:
             name = self._defined(queue.pop())
-            if name and name not in found:
-                found.add(name)
-                queue += self._used_by(name)
+            if not name or name in found:
+                continue
+            found.add(name)
+            queue += self._used_by(name)
+            for method in self._methods(name):
+                last = method.rpartition(".")[2]
+                methods.setdefault(last, set()).add(method)
+                if last in attributes or last.startswith("__"):
+                    queue.append(method)
+            for attribute in self._attributes(name) - attributes:
+                attributes.add(attribute)
+                queue += methods.get(attribute, ())
         return found
 
     def _defined(self, dotted: str) -> str | None:
@@ -119,6 +132,21 @@ class _Names:
             yield used
             if module.startswith("tests.") and used.startswith(f"{module}."):
                 yield f"{self.fixtures}.{used.removeprefix(f'{module}.')}"
+
+    def _methods(self, dotted: str) -> Iterator[str]:
+        module, name = self._split(dotted)
+        for file in self._files(module):
+            yield from (f"{module}.{other}" for other in file.top if other.startswith(f"{name}."))
+
+    def _attributes(self, dotted: str) -> set[str]:
+        """Names that stand behind a dot in a definition."""
+        module, name = self._split(dotted)
+        return {
+            attribute
+            for file in self._files(module)
+            for written in file.written(name)
+            for attribute in written.split(".")[1:]
+        }
 
     @cache  # noqa: B019 - lives as long as one command
     def _split(self, dotted: str) -> tuple[str, str]:
@@ -158,19 +186,21 @@ class _File:
                     if isinstance(inner, Definition):
                         self.top.setdefault(f"{node.name}.{inner.name}", []).append(inner)
 
+    @cache  # noqa: B019 - lives as long as one command
+    def written(self, name: str) -> set[str]:
+        """Names and attributes as they stand in a definition; of a class, outside its methods."""
+        return {one for node in self.top.get(name, []) for one in _written(node)}
+
     def used_by(self, name: str) -> Iterator[str]:
         """Dotted names, as in ``"labs.lab2_vector_db.search.probe"``."""
         owner = name.rpartition(".")[0]
-        yield from (
-            f"{self.module}.{method}" for method in self.top if method.startswith(f"{name}.")
-        )
-        for written in {one for node in self.top.get(name, []) for one in _written(node)}:
+        for written in self.written(name):
             first, _, rest = written.partition(".")
             if owner and first == "self" and rest:
                 yield f"{self.module}.{owner}.{rest}"
             elif whole := self._imported(written):
                 yield whole
-            elif first in self.top or self.module.startswith("tests."):
+            elif first in self.top or (first and self.module.startswith("tests.")):
                 yield f"{self.module}.{written}"
 
     def _imported(self, written: str) -> str | None:
@@ -183,28 +213,30 @@ class _File:
 
 
 def _written(node: ast.AST) -> Iterator[str]:
-    """Names and attributes as they stand in a definition: ``"probe"``, ``"search.probe"``.
+    """Names and attributes in a definition: ``"probe"``, ``"search.probe"``, ``".probe"``.
 
-    A parameter counts: in a test it is a fixture. An annotation does not.
+    A parameter counts: in a test it is a fixture.
     """
     if isinstance(node, ast.Attribute):
         parts, inner = [node.attr], node.value
         while isinstance(inner, ast.Attribute):
             parts.append(inner.attr)
             inner = inner.value
-        if isinstance(inner, ast.Name):
-            yield ".".join([inner.id, *reversed(parts)])
-            return
-    elif isinstance(node, ast.Name):
-        yield node.id
-    elif isinstance(node, ast.arg):
-        yield node.arg
+        yield ".".join([inner.id if isinstance(inner, ast.Name) else "", *reversed(parts)])
+        yield from () if isinstance(inner, ast.Name) else _written(inner)
         return
+    if isinstance(node, ast.Name | ast.arg):
+        yield node.id if isinstance(node, ast.Name) else node.arg
+        return
+    skipped: tuple[str, ...] = ("annotation", "returns")
+    if isinstance(node, ast.If | ast.IfExp):
+        skipped = ("body", "orelse")
     for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns"):
+        if field in skipped:
             continue
         for below in value if isinstance(value, list) else [value]:
-            if isinstance(below, ast.AST):
+            method = isinstance(node, ast.ClassDef) and isinstance(below, Definition)
+            if isinstance(below, ast.AST) and not method:
                 yield from _written(below)
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import InputError
-from common.exercises.catalog import Entry, locate, read_source
-from common.exercises.grading import NOT_RUN, PASSED
+from common.exercises.catalog import Entry, locate, order, read_source
+from common.exercises.explain import check_command, named, short
+from common.exercises.grading import FAILED, NOT_RUN, PASSED
+from common.exercises.prerequisites import prerequisites
 from common.results import write_json
 
 STATE_FILE = ".progress.json"
@@ -31,6 +35,19 @@ class Deliverable:
     passed: bool | None
     reason: str
     mine: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """An exercise, where the learner stands with it, and the one to pass first."""
+
+    entry: Entry
+    state: str
+    blocked_by: Entry | None = None
+
+    @property
+    def text(self) -> str:
+        return f"blocked by {named(self.blocked_by)}" if self.blocked_by else self.state
 
 
 def fingerprint(source: str, name: str) -> str | None:
@@ -67,14 +84,24 @@ def load(work: Path) -> dict[str, dict[str, str]]:
         raise InputError(f"{path} is damaged ({error}); delete it and check again") from error
 
 
-def record(work: Path, outcomes: dict[str, str], sources: dict[str, str | None]) -> None:
-    """Add the outcomes of a check, for the sources as they were before it; written atomically."""
+def record(
+    work: Path,
+    outcomes: Mapping[str, str],
+    sources: Mapping[str, str | None],
+    waits: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Add the outcomes of a check, for the sources as they were before it; written atomically.
+
+    ``waits`` are the exercises that met another's stub, and that other one.
+    """
     state = load(work)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for exercise, outcome in outcomes.items():
         if outcome != NOT_RUN:
             sha256 = sources.get(exercise) or ""
             state[exercise] = {"outcome": outcome, "sha256": sha256, "checked_at": now}
+            if exercise in waits:
+                state[exercise]["blocked_by"] = waits[exercise]
     write_json(work / STATE_FILE, {"schema": 1, "exercises": state})
 
 
@@ -85,11 +112,57 @@ def standing(
     known = state.get(entry.id)
     if not entry.work_file(work).is_file():
         return NOT_STARTED
-    if known is None:
+    if known is None or known.get("blocked_by"):
         return NOT_CHECKED
     if known.get("outcome") == PASSED and known.get("sha256") != current:
         return CHANGED
     return known.get("outcome", NOT_CHECKED)
+
+
+def rows(root: Path, entries: list[Entry], work: Path) -> list[Row]:
+    """Where the learner stands with each exercise, and what blocks those that are not passed.
+
+    ``entries`` are all exercises of one or more labs.
+    """
+    state, current = load(work), fingerprints(entries, work)
+    stands = {entry.id: standing(entry, state, current[entry.id], work) for entry in entries}
+    by_id = {entry.id: entry for entry in entries}
+    unsolved = {key for key, stand in stands.items() if stand in (FAILED, NOT_CHECKED)}
+    begun = {by_id[key].lab for key in unsolved}
+    needs = prerequisites(root, [entry for entry in entries if entry.lab in begun], work)
+    waits = {
+        key: [other for other in _others(needs[key], state.get(key, {})) if other in unsolved]
+        for key in unsolved
+    }
+    found = []
+    for entry in entries:
+        others = waits.get(entry.id, [])
+        ready = [other for other in others if not waits[other]]
+        first = (ready or others)[:1]
+        found.append(Row(entry, stands[entry.id], by_id[first[0]] if first else None))
+    return found
+
+
+def _others(needs: list[str], known: dict[str, str]) -> list[str]:
+    """What an exercise builds on by its source, and what its last check met."""
+    met = [known["blocked_by"]] if known.get("blocked_by") else []
+    return sorted({*needs, *met}, key=order)
+
+
+def next_command(rows: Sequence[Row], state: dict[str, dict[str, str]]) -> str | None:
+    """What to do next: in the lab that was checked last, else in the first that is not done."""
+    last = {row.entry.lab: state.get(row.entry.id, {}).get("checked_at", "") for row in rows}
+    for row in rows:
+        checked = state.get(row.entry.id, {}).get("checked_at", "")
+        last[row.entry.lab] = max(last[row.entry.lab], checked)
+    recent = max(last, key=lambda lab: last[lab], default="")
+    for row in sorted(rows, key=lambda row: row.entry.lab != recent or not last[recent]):
+        if row.state == PASSED or row.blocked_by:
+            continue
+        if row.state == NOT_STARTED:
+            return f"course start {short(row.entry.lab)}"
+        return check_command(row.entry)
+    return None
 
 
 def deliverables(runs: Path) -> list[Deliverable]:
@@ -113,3 +186,10 @@ def deliverables(runs: Path) -> list[Deliverable]:
             raise InputError(f"{path} is no results.json of a run ({error!r})") from error
         found += rows
     return found
+
+
+def number(measured: float | None) -> str:
+    """A measured value in four digits; nothing where nothing was measured."""
+    if measured is None:
+        return ""
+    return f"{measured:,.0f}" if abs(measured) >= 1000 else f"{measured:.4g}"

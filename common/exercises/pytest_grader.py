@@ -25,6 +25,7 @@ from common.exercises.grading import (
     grade,
 )
 from common.exercises.pytest_plugin import catalog, exercise_of
+from common.exercises.unsolved import unsolved
 from common.results import write_json
 
 PRINTED_LINES = 20
@@ -73,12 +74,15 @@ class Grader:
         mark = exercise_of(item)
         if mark is None:
             return report
-        found = self._describe(call.excinfo.value if call.excinfo else None, report)
+        error = call.excinfo.value if call.excinfo else None
+        found = self._describe(error, report)
         if report.passed and (file := self._not_the_learners(mark)):
             found |= {"outcome": NOT_RUN, "reason": f"the test ran {file}, not your file"}
         if report.failed:
             found["printed"] = "\n".join(report.capstdout.splitlines()[-PRINTED_LINES:])
-            if self.config.getoption("--exercise-stop"):
+            other = unsolved(error) if error else None
+            found["blocked_by"] = other if other and other != mark else ""
+            if not found["blocked_by"] and self.config.getoption("--exercise-stop"):
                 item.session.shouldfail = f"exercise {mark} failed"
         doc = getattr(getattr(item, "function", None), "__doc__", None) or ""
         found["doc"] = " ".join(doc.split())

@@ -168,7 +168,9 @@ def test_check_explains_the_first_failure(tree: Path, capsys) -> None:
         "not run    5.3  Shout (5.2 comes first)",
         "Exercise 5.2: Double",
         "Test       two is four",
-        "Expected   double(2) gives 2, expected 4",
+        "           tests/lab5_tiny/test_sums.py:19",
+        "Found      double(2) gives 2, expected 4",
+        "Compared   2 == 4",
         "Why        A model that cannot double cannot train.",
         "Printed    looking at 2",
         f"Your code  {tree}/work/lab5_tiny/sums.py:6 (double)",
@@ -336,7 +338,7 @@ def test_watch_checks_again_on_save_and_ends_with_ctrl_c(tree: Path) -> None:
     try:
         shows("watching for the next save")
         edit(tree, "sums", "return x + x", "return x")
-        shows("Expected   double(2)")
+        shows("Found      double(2)")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
     finally:

@@ -15,7 +15,8 @@ from common.results import write_text
 
 MARK = '<meta name="generator" content="course progress">'
 """Stands at the top of every page of ours; a file without it is not replaced."""
-KINDS = {PASSED: "passed", FAILED: "failed", CHANGED: "open", NOT_STARTED: "none"}
+KINDS = {PASSED: "passed", FAILED: "failed", CHANGED: "open"}
+"""How a state is coloured; what is not checked is no colour of its own."""
 
 
 def render(
@@ -52,7 +53,7 @@ def render(
         made_at=now or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         following=following,
         labs=labs,
-        kind=lambda row: "blocked" if row.blocked_by else KINDS.get(row.state, "open"),
+        kind=_kind,
         packages=packages,
         tally=_tally(rows, measured),
     )
@@ -81,12 +82,15 @@ def _is_ours(file: Path) -> bool:
         return MARK.encode() in stream.read(1000)
 
 
+def _kind(row: Row) -> str:
+    return "blocked" if row.blocked_by else KINDS.get(row.state, "none")
+
+
 def _lab(lab: str, rows: Sequence[Row]) -> dict[str, Any]:
     points = sum(row.entry.points for row in rows)
     parts: dict[str, int] = {}
     for row in rows:
-        kind = "blocked" if row.blocked_by else KINDS.get(row.state, "open")
-        parts[kind] = parts.get(kind, 0) + row.entry.points
+        parts[_kind(row)] = parts.get(_kind(row), 0) + row.entry.points
     return {
         "name": lab,
         "rows": rows,
@@ -94,7 +98,7 @@ def _lab(lab: str, rows: Sequence[Row]) -> dict[str, Any]:
         "earned": parts.get("passed", 0),
         "passed": sum(row.state == PASSED for row in rows),
         "begun": any(row.state != NOT_STARTED for row in rows),
-        "parts": [(kind, parts.get(kind, 0)) for kind in ("passed", "failed", "open", "blocked")],
+        "parts": [(kind, parts.get(kind, 0)) for kind in KINDS.values()],
     }
 
 

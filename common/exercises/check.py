@@ -165,15 +165,20 @@ def _row(entry: Entry, outcome: str, told: str = "", blocked_by: Entry | None = 
 
 
 def watch(root: Path, work: Path, lab: str, entries: list[Entry]) -> int:
-    """Check, and again on every save, until Ctrl-C."""
+    """Check, and again on every save, until Ctrl-C. A file that cannot be read ends nothing."""
     try:
+        before = _saved(work / lab)
+        check(root, work, lab, entries)
         while True:
-            before = _saved(work / lab)
-            check(root, work, lab, entries)
             print("\nwatching for the next save, Ctrl-C ends", flush=True)
-            while _saved(work / lab) == before:
+            while (now := _saved(work / lab)) == before:
                 time.sleep(POLL_S)
             print("\n" + "-" * 72)
+            before = now
+            try:
+                check(root, work, lab, entries)
+            except InputError as error:
+                print(f"error: {error}")
     except KeyboardInterrupt:
         print("\nstopped watching", flush=True)
         return EXIT_OK
@@ -181,7 +186,9 @@ def watch(root: Path, work: Path, lab: str, entries: list[Entry]) -> int:
 
 def _saved(folder: Path) -> dict[str, tuple[int, int]]:
     """Time and size of each file; one that an editor is just replacing is seen at the next poll."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
+    if not folder.is_dir():
+        return found
     for file in os.scandir(folder):
         if file.name.endswith(".py"):
             try:

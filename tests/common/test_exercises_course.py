@@ -198,8 +198,9 @@ def test_check_of_solved_code_speaks_of_public_tests(tree: Path, capsys) -> None
 
 
 def test_check_without_a_file_names_the_fix(tree: Path, capsys) -> None:
-    assert main(["check", "lab5"], tree) == 2
-    assert "begin with `course start lab5`" in capsys.readouterr().err
+    for options in ([], ["--watch"]):
+        assert main(["check", "lab5", *options], tree) == 2
+        assert "begin with `course start lab5`" in capsys.readouterr().err
     solve(tree, "sums")
     assert main(["check", "lab5", "5.3"], tree) == 2
     assert main(["check", "lab5"], tree) == 1
@@ -339,6 +340,9 @@ def test_watch_checks_again_on_save_and_ends_with_ctrl_c(tree: Path) -> None:
         shows("watching for the next save")
         edit(tree, "sums", "return x + x", "return x")
         shows("Found      double(2)")
+        words = tree / "work" / "lab5_tiny" / "words.py"
+        words.write_bytes(b"x = '\xe9'\n")
+        shows("words.py is not UTF-8 text")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
     finally:

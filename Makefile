@@ -88,8 +88,8 @@ check-capstone: $(READY) ## Check your solutions of the capstone
 traps-capstone: $(READY) ## Meet the silent failures of a feed-ranking system
 	@$(BIN)/python -m capstone.traps $(ARGS)
 
-progress: $(READY) ## Exercises passed and deliverables measured so far
-	@$(BIN)/course progress
+progress: $(READY) ## Exercises passed, deliverables measured, what comes next: ARGS="--html FILE"
+	@$(BIN)/course progress $(ARGS)
 
 assess: $(READY) ## The final assessment: exercises, deliverables, questions
 	@$(BIN)/course assess $(ARGS)

@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.exercises.catalog import Entry, locate, order, read_source
 from common.exercises.explain import check_command, named, short
 from common.exercises.grading import FAILED, NOT_RUN, PASSED
+from common.exercises.overlay import in_student_repository
 from common.exercises.prerequisites import prerequisites
 from common.results import write_json
 
@@ -127,26 +128,26 @@ def rows(root: Path, entries: list[Entry], work: Path) -> list[Row]:
     state, current = load(work), fingerprints(entries, work)
     stands = {entry.id: standing(entry, state, current[entry.id], work) for entry in entries}
     by_id = {entry.id: entry for entry in entries}
-    unsolved = {key for key, stand in stands.items() if stand in (FAILED, NOT_CHECKED)}
-    begun = {by_id[key].lab for key in unsolved}
-    needs = prerequisites(root, [entry for entry in entries if entry.lab in begun], work)
-    waits = {
-        key: [other for other in _others(needs[key], state.get(key, {})) if other in unsolved]
-        for key in unsolved
-    }
+    begun = {key for key, stand in stands.items() if stand in (FAILED, NOT_CHECKED)}
+    # Where there is no file of the learner's, ours is used: a stub in a student's repository.
+    unsolved = set(stands) - _done(stands) if in_student_repository() else begun
+    labs = {by_id[key].lab for key in begun}
+    needs = prerequisites(root, [entry for entry in entries if entry.lab in labs], work)
+    waits: dict[str, list[str]] = {}
+    for key in begun:
+        met = {state.get(key, {}).get("blocked_by", "")} & set(stands) - _done(stands)
+        waits[key] = sorted(met | set(needs[key]) & unsolved, key=order)
     found = []
     for entry in entries:
         others = waits.get(entry.id, [])
-        ready = [other for other in others if not waits[other]]
+        ready = [other for other in others if not waits.get(other)]
         first = (ready or others)[:1]
         found.append(Row(entry, stands[entry.id], by_id[first[0]] if first else None))
     return found
 
 
-def _others(needs: list[str], known: dict[str, str]) -> list[str]:
-    """What an exercise builds on by its source, and what its last check met."""
-    met = [known["blocked_by"]] if known.get("blocked_by") else []
-    return sorted({*needs, *met}, key=order)
+def _done(stands: Mapping[str, str]) -> set[str]:
+    return {key for key, stand in stands.items() if stand in (PASSED, CHANGED)}
 
 
 def next_command(rows: Sequence[Row], state: dict[str, dict[str, str]]) -> str | None:

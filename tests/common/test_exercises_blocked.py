@@ -178,6 +178,22 @@ def test_a_check_of_one_blocked_exercise_says_what_to_do_first(tree: Path, capsy
     assert rows["5.1"] == "not checked", "what it waited for has passed"
 
 
+def test_a_blocker_that_was_not_begun_is_named_too(
+    tree: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a student's repository our modules are stubs: without a file of one's own they are met."""
+    main(["start", "lab5", "5.1"], tree)
+    entries, work = discover(tree), tree / "work"
+    assert progress.rows(tree, entries, work)[0].text == "not checked", "our 5.3 is used"
+    monkeypatch.setattr(progress, "in_student_repository", lambda: True)
+    rows = progress.rows(tree, entries, work)
+    assert rows[0].text == "blocked by 5.3 (Share of ones)"
+    monkeypatch.undo()
+    progress.record(work, {"5.2": "failed"}, {}, {"5.2": "5.3"})
+    rows = progress.rows(tree, entries, work)
+    assert rows[1].text == "blocked by 5.3 (Share of ones)", "its last check met the stub"
+
+
 def test_a_failure_names_the_exercise_that_may_be_its_cause(tree: Path, capsys) -> None:
     """5.3 is wrong, not missing: what 5.1 gives is its own failure as far as one can see."""
     main(["start", "lab5"], tree)

@@ -3,13 +3,13 @@
 ``python -m capstone.release --scale standard --release DIR`` writes a folder below ``DIR`` and lets
 ``DIR/current`` point to it::
 
-    current -> 4f1c.../          the newest; a server resolves it once, at its start
-    4f1c.../champion/            the bundle that the registry's alias names
-            challenger/          and that one, where there is one
-            previous/            the champion of the release before this one
-            store/               their archives for TorchServe
-            users.json           the histories that every gateway begins with
-            groups.json          groups of users, for the monitor
+    current -> champion-4f1c.../   the newest; a server resolves it once, at its start
+    champion-4f1c.../champion/     the bundle that the registry's alias names
+                     challenger/   and that one, where there is one
+                     previous/     the champion of the release before this one
+                     store/        their archives for TorchServe
+                     users.json    the histories that every gateway begins with
+                     groups.json   groups of users, for the monitor
 
 The registry needs MLflow and a folder that may be written to; servers need neither. Promoting is a
 decision about a model, releasing one about servers: what runs changes when they are restarted, the
@@ -160,7 +160,8 @@ def publish(source: Source, target: Path) -> Path:
             bundles[PREVIOUS] = before
             stores.setdefault(before.version, folder.parent / STORE)
             break
-    name = "-".join(dict.fromkeys(each.version for each in bundles.values()))
+    # The aliases too: who was a challenger once may be the previous champion of another release.
+    name = "-".join(f"{alias}-{each.version}" for alias, each in bundles.items())
     final = target / name
     target.mkdir(parents=True, exist_ok=True)
     if not final.exists():

@@ -72,6 +72,19 @@ def test_the_champion_of_the_release_before_comes_along(tmp_path: Path) -> None:
     assert (folders[4] / release.STORE / f"ranker-{two}.mar").is_file()
 
 
+def test_a_former_challenger_is_no_arm_of_a_later_release(tmp_path: Path) -> None:
+    """The same two bundles in other roles: an arm that was taken back must not return by name."""
+    source, target = tmp_path / "artefacts", tmp_path / "release"
+    one, two = (stage_left(source, name, seed=seed) for seed, name in enumerate(("one", "two")))
+    folders = [
+        release.publish(release.Source(bundles, source / "bundle"), target)
+        for bundles in ({"champion": one, "challenger": two}, {"champion": two}, {"champion": one})
+    ]
+    found = [sorted(path.name for path in each.iterdir() if path.is_dir()) for each in folders]
+    assert found[0] == ["challenger", "champion", "store"], found
+    assert found[2] == ["champion", "previous", "store"], found
+
+
 def test_a_release_without_its_archive_leaves_the_earlier_one(tmp_path: Path) -> None:
     """A scorer could not start on it; half of it must not be what ``current`` points to."""
     source = tmp_path / "artefacts"

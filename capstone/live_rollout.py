@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +172,23 @@ def challenge(registry: Registry, version: str) -> None:
     registry.set_alias(CHALLENGER, known[-1])
 
 
+def champion_beside(arms: Sequence[Mapping[str, Any]], arm: Mapping[str, Any]) -> dict[str, Any]:
+    """The arm that has most of the users, the candidate left out.
+
+    Halfway both have half of them: who is resumed must not be taken for the champion, nor an arm
+    that gets nobody.
+
+    Raises
+    ------
+    InputError
+        There is no other arm.
+    """
+    others = [each for each in arms if each["variant"] != arm["variant"]]
+    if not others:
+        raise InputError(f"arm {arm['name']!r} is the only one; there is nothing to roll out")
+    return dict(max(others, key=lambda each: float(each["weight"])))
+
+
 @dataclass(frozen=True)
 class Options:
     """Lead a bundle to the users of a running gateway, or back; see docs/deployment.md."""
@@ -230,12 +247,10 @@ def _lead(options: Options) -> LiveRollout:
         arm = _ask(
             options.url, admin, "POST", "/bundles", {"folder": options.candidate, "arm": name}
         )
-    champion = max(arms, key=lambda each: float(each["weight"]))
+    champion = champion_beside(arms, arm)
     state = options.state or options.log / f"rollout-{plan.name}-{arm['version'][:12]}.json"
-    if champion["variant"] == arm["variant"] and not state.exists():
+    if arm["weight"] > champion["weight"] and not state.exists():
         raise InputError(f"arm {name!r} has the users already; there is nothing to roll out")
-    if champion["variant"] == arm["variant"]:
-        champion = next(each for each in arms if each["variant"] != arm["variant"])
     with ExitStack() as stack:
         registry = None
         if options.registry is not None:

@@ -46,7 +46,7 @@ class Plan:
     """What a rollout file says."""
 
     name: str
-    """Of the rollout, and the salt of its choice of users."""
+    """Of the rollout, and of its state file."""
     steps: tuple[Step, ...]
     limits: Limits = field(default_factory=Limits)
     look_every_s: float = 2.0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capstone.live_rollout import champion_beside
 from capstone.rollout import Controller, Plan, Windows, read_plan
 from capstone.rollout_decision import ArmWindow, Limits, Step
 from capstone.rollout_simulation import ArmLaw
@@ -223,3 +224,26 @@ def test_the_trace_on_disk_survives_half_a_line(tmp_path: Path) -> None:
     assert controller(gateway, tmp_path).trace == found.trace
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     assert json.loads(lines[0])["step"] == "shadow"
+
+
+@pytest.mark.parametrize(
+    ("weights", "candidate", "champion"),
+    [
+        ((0.5, 0.0, 0.5), 0, 2),  # halfway, and the candidate comes first
+        ((0.0, 0.5, 0.5), 1, 2),
+        ((0.95, 0.0, 0.05), 2, 0),
+    ],
+)
+def test_a_resumed_command_finds_the_champion_it_had(
+    weights: tuple[float, ...], candidate: int, champion: int
+) -> None:
+    """Halfway both have the same weight; an arm that gets nobody must not take the champion's."""
+    arms = [{"variant": each, "weight": weight} for each, weight in enumerate(weights)]
+    assert champion_beside(arms, arms[candidate])["variant"] == champion
+
+
+def test_the_only_arm_has_nothing_to_be_rolled_out_against() -> None:
+    """It is refused by name."""
+    arm = {"variant": 0, "weight": 1.0, "name": "champion"}
+    with pytest.raises(InputError, match="'champion' is the only one"):
+        champion_beside([arm], arm)

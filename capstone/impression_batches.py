@@ -158,7 +158,8 @@ class ReadingPlan:
         count = self.micro_batches(world)
         usual, found = self.usual_rows() / world / count, []
         for part in np.array_split(np.arange(len(lists) - 1), count):
-            rows = slice(int(lists[part[0]]), int(lists[part[-1] + 1]))
+            # A rank with fewer lanes than another may have a batch of no list.
+            rows = slice(int(lists[part[0]]), int(lists[part[-1] + 1])) if len(part) else slice(0)
             requests, labels, weight = pack(take(impressions, rows), mask[rows])
             found.append(Batch(requests.on(device), labels.to(device), weight.to(device), usual))
         return found

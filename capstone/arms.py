@@ -134,6 +134,12 @@ class Arms:
         """The unit's variant; None outside the coverage: it is shown variant 0 and not counted."""
         return assign(unit, self.experiment, self.settings.weights, self.settings.coverage)
 
+    def asked(self) -> list[Arm]:
+        """Those that serve somebody: one that was taken back is not asked again, well or not."""
+        outside = self.settings.coverage < 1  # who is shown variant 0
+        shares = zip(self.arms, self.settings.weights, strict=False)
+        return [arm for n, (arm, weight) in enumerate(shares) if weight > 0 or (n == 0 and outside)]
+
     def described(self) -> list[api.Arm]:
         return [
             api.Arm(

@@ -66,7 +66,6 @@ class FeedService:
             on_error=lambda kind, count: self.metrics.log_errors.labels(kind).inc(count),
         )
         self.ids, self.served = RequestIds(secret), ServedRequests()
-        self.breakers: list[CircuitBreaker] = []
         self.withdrawn = Withdrawn(Path(config.log) / "withdrawn.json")
         self.draining = False
         self.in_flight = 0
@@ -313,7 +312,7 @@ class FeedService:
         return api.Readiness(
             ready=not self.draining and len(self.arms) > 0,
             draining=self.draining,
-            scorer="failing" if any(each.open for each in self.breakers) else "ok",
+            scorer="failing" if self._scorer_failing() else "ok",
             user_state="degraded" if self.state.degraded else "ok",
         )
 
@@ -330,8 +329,11 @@ class FeedService:
         """Set the gauges that are read at a scrape."""
         self.metrics.pending.set(self.events.pending)
         self.metrics.in_flight.set(self.in_flight)
-        self.metrics.breaker_open.set(any(each.open for each in self.breakers))
+        self.metrics.breaker_open.set(self._scorer_failing())
         self.metrics.state_degraded.set(self.state.degraded)
+
+    def _scorer_failing(self) -> bool:
+        return any(arm.pipeline.score.breaker.open for arm in self.arms.asked())
 
     def _load(self, folder: Path, *, judged: bool = False) -> LoadedBundle:
         try:
@@ -348,7 +350,6 @@ class FeedService:
         breaker = CircuitBreaker(
             failures=self.config.breaker_failures, cooldown_s=self.config.breaker_cooldown_s
         )
-        self.breakers.append(breaker)
         pipeline = build_pipeline(
             loaded,
             arm=name,

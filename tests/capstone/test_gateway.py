@@ -16,6 +16,7 @@ import pytest
 
 from capstone import bundle
 from capstone.event_tables import EXPOSURES, REACTIONS, FeedTables
+from capstone.fallback import DependencyDown
 from capstone.feed import DEADLINES_MS
 from capstone.gateway import create_app
 from capstone.gateway_config import GatewayConfig
@@ -357,6 +358,32 @@ def test_a_shadow_is_compared_and_never_served_or_logged(made: Path, tmp_path: P
     asked(settings, talk)
     rows = FeedTables(tmp_path / "events").read(EXPOSURES).to_pylist()
     assert [row["variant"] for row in rows] == [0, 0]
+
+
+def test_an_arm_that_was_taken_back_raises_no_alarm_any_more(made: Path, tmp_path: Path) -> None:
+    """Nobody asks its ranker again, so its breaker stays open; the alert must not."""
+    settings = config(
+        made, tmp_path, weights=(0.0, 1.0), breaker_failures=1, breaker_cooldown_s=60.0,
+        bundles=[str(made / "bundles" / name) for name in ("one", "two")],
+    )  # fmt: skip
+
+    class Gone:
+        async def score(self, asked: Any) -> Any:
+            raise DependencyDown("the ranker is gone")
+
+    async def talk(client: Client, admin: Client) -> list[tuple[str, float]]:
+        service = client.service  # type: ignore[attr-defined]
+        service.arms[1].pipeline.score.scorer = Gone()
+        fed = (await client.post("/feed", json={"user_id": 1})).json()
+        assert fed["fallback"] == "score"
+        told = []
+        for weights in ([0.0, 1.0], [1.0, 0.0], [0.0, 1.0]):
+            await admin.put("/experiment", json={"weights": weights})
+            scorer = (await client.get("/ready")).json()["scorer"]
+            told.append((scorer, await counted(client, "feed_scorer_breaker_open")))
+        return told
+
+    assert asked(settings, talk) == [("failing", 1.0), ("ok", 0.0), ("failing", 1.0)]
 
 
 def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(

@@ -115,7 +115,9 @@ def interleaved_arm(
 
     def both(stage: Callable[[Arm], Stage]) -> Both:
         own = stage(first), stage(second)
-        return Both(own[0].name, own, variants)
+        like = own[0].breaker
+        breaker = CircuitBreaker(failures=like.failures, cooldown_s=like.cooldown_s)
+        return Both(own[0].name, own, variants, breaker)
 
     def unexplored(arm: Arm) -> Select:
         select = cast(Select, arm.pipeline.select)

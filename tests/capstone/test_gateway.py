@@ -386,6 +386,23 @@ def test_an_arm_that_was_taken_back_raises_no_alarm_any_more(made: Path, tmp_pat
     assert asked(settings, talk) == [("failing", 1.0), ("ok", 0.0), ("failing", 1.0)]
 
 
+def test_an_interleaved_arm_gives_up_as_late_as_the_arms_it_drafts_from(
+    made: Path, tmp_path: Path
+) -> None:
+    """With a breaker quicker than theirs it would fall back where neither of them does."""
+    settings = config(
+        made, tmp_path, weights=(0.5, 0.5), breaker_failures=7,
+        bundles=[str(made / "bundles" / name) for name in ("one", "two")],
+    )  # fmt: skip
+
+    async def talk(client: Client, admin: Client) -> list[int]:
+        assert (await admin.post("/interleaved", json={"variants": [0, 1]})).status_code == 200
+        arms = client.service.arms.arms  # type: ignore[attr-defined]
+        return [arm.pipeline.score.breaker.failures for arm in arms]
+
+    assert asked(settings, talk) == [7, 7, 7]
+
+
 def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(
     made: Path, tmp_path: Path
 ) -> None:

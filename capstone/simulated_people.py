@@ -99,7 +99,7 @@ class SimulatedPeople:
             if time.monotonic() > until:
                 raise RunError(f"no {feeds} feeds within {timeout_s:g} s: {self.failures[-1:]}")
             time.sleep(0.01)
-        return self.feeds - before
+        return self.feeds.copy() - before  # a copy: a new version may come in meanwhile
 
     async def _live(self) -> None:
         import aiohttp

@@ -7,6 +7,7 @@ are 0.0.0.0 because a container's network is its own; what is published is the s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -234,7 +235,8 @@ async def _proxied(server: Any, token: str, host: str, port: int) -> int:
     print(f"scoring on port {port}", flush=True)
     try:
         while running.alive() and not ended.is_set():
-            await asyncio.wait([asyncio.ensure_future(ended.wait())], timeout=0.5)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), timeout=0.5)
     finally:
         await runner.cleanup()
     if ended.is_set():

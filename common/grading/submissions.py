@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ MOST_FILES = 20_000
 LARGEST_ZIP = 1 << 30
 LONGEST_LIST = 20
 NOISE = re.compile(r"(^|/)(__MACOSX|__pycache__|\.git|\.[^/]*|[^/]*\.(bak\d*|pyc))(/|$)")
-STUDENT = re.compile(r"[\w.@ +-]{1,120}")
+LONGEST_NAME = 120
 
 
 @dataclass
@@ -61,8 +62,8 @@ def find(folder: Path) -> list[Submission]:
         problem = ""
         if path.is_symlink():
             problem = "it is a symbolic link; hand in the folder or the zip itself"
-        elif not STUDENT.fullmatch(student):
-            problem = "its name is no name of a student: letters, digits and . _ - @ + only"
+        elif not student.isprintable() or len(student) > LONGEST_NAME:
+            problem = f"its name is no name: at most {LONGEST_NAME} characters, all printable"
         elif path.is_dir():
             pass
         elif not path.is_file():
@@ -72,18 +73,23 @@ def find(folder: Path) -> list[Submission]:
         found.append(Submission(student, path, problem))
     if not found:
         raise InputError(f"{folder} holds no submission: a folder or a zip for each student")
-    twice = {each.student.casefold() for each in found}
+    twice = {_spelled_alike(each.student) for each in found}
     if len(twice) < len(found):
         names: dict[str, list[str]] = {}
         for each in found:
-            names.setdefault(each.student.casefold(), []).append(each.path.name)
+            names.setdefault(_spelled_alike(each.student), []).append(each.path.name)
         found = [
             replace(each, problem=f"handed in more than once: {', '.join(same)}; leave one")
-            if len(same := names[each.student.casefold()]) > 1
+            if len(same := names[_spelled_alike(each.student)]) > 1
             else each
             for each in found
         ]
     return found
+
+
+def _spelled_alike(name: str) -> str:
+    """One form of a name whatever its case, and however its accents are stored."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def take(submission: Submission, entries: Sequence[Entry], others: Sequence[Entry] = ()) -> Taken:
@@ -102,15 +108,20 @@ def take(submission: Submission, entries: Sequence[Entry], others: Sequence[Entr
         return taken
     wanted = {f"{entry.lab}/{entry.module}.py" for entry in entries}
     quiet = {f"{entry.lab}/{entry.module}.py" for entry in others} - wanted
+    unread = ""
     try:
         if submission.path.is_dir():
             _from_folder(submission.path, wanted, quiet, taken)
         else:
             _from_zip(submission.path, wanted, quiet, taken)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        taken.problems.append(f"it cannot be read: {error}")
+        unread = f"it cannot be read: {error}"
     except (zlib.error, EOFError, ValueError, KeyError, UnicodeError) as error:
-        taken.problems.append(f"the zip is damaged: {error}")
+        unread = f"the zip is damaged: {error}"
+    if unread:
+        taken.problems.insert(0, unread)
+        if not taken.files:
+            return taken
     for name in sorted(wanted):
         if name in taken.files:
             taken.problems += _faults(name, taken.files[name], entries)

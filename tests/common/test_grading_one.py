@@ -186,6 +186,7 @@ def test_an_unreadable_zip_is_a_problem(
     (path := tmp_path / "hans.zip").write_bytes(content)
     taken = submissions.take(Submission("hans", path), entries)
     assert taken.files == {}
+    assert len(taken.problems) == 1, f"not one line for each module too: {taken.problems}"
     assert "it cannot be read" in taken.problems[0]
 
 
@@ -197,18 +198,32 @@ def test_a_module_handed_in_twice_is_a_problem(tmp_path: Path, entries: list[Ent
 
 
 def test_submissions_are_found_and_what_is_none_says_why(tmp_path: Path) -> None:
-    """One line for everything that lies in the folder; two of one student are graded neither."""
-    for name in ("anna", "Ben", "c" * 200):
+    """One line for everything that lies in the folder; two of one student are graded neither.
+
+    Names come from all over the world and from systems that store accents as signs of their own
+    (``o`` and U+0308): none of that is a reason to lose points.
+    """
+    plain = ("anna", "Seán O'Brien", "Doe, Jane (B)", "so\u0308ren", "<b>&")
+    for name in (*plain, "Ben", "c" * 121, "two\nlines"):
         (tmp_path / name).mkdir()
     for name in ("ben.zip", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "anna")
     found = {each.path.name: each.problem for each in submissions.find(tmp_path)}
-    assert found["anna"] == ""
+    assert {name: found[name] for name in plain} == dict.fromkeys(plain, "")
     assert found["Ben"] == found["ben.zip"] == "handed in more than once: Ben, ben.zip; leave one"
     assert "neither a folder nor a zip" in found["notes.txt"]
     assert "symbolic link" in found["link"]
-    assert "no name of a student" in found["c" * 200]
+    assert "all printable" in found["c" * 121]
+    assert "all printable" in found["two\nlines"]
+
+
+def test_a_name_is_the_same_however_its_accents_are_stored(tmp_path: Path) -> None:
+    """One system stores an accent in the letter, another as a sign behind it; both are one name."""
+    for name in ("s\u00f6ren", "so\u0308ren"):
+        (tmp_path / name).mkdir()
+    problems = [each.problem for each in submissions.find(tmp_path)]
+    assert all("more than once" in problem for problem in problems), problems
 
 
 def test_a_folder_without_submissions_is_bad_input(tmp_path: Path) -> None:

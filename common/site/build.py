@@ -222,11 +222,14 @@ class _Writer:
         """The page a learner opens first."""
         begin = self._parts[0].pages
         first_hour = next((page for page in begin if page.source == "docs/first_hour.md"), None)
+        overview = begin[-1]
         guides = [(page.address, page.title) for page in self._parts[-1].pages]
         text = self._start.render(
             site=TITLE,
             cards=cards,
             first_hour=first_hour,
+            overview=overview,
+            measured=syllabus.RESULTS in overview.text,
             guides=guides,
             navigation=self._navigation.of_start(),
             exercises=sum(card.exercises for card in cards),

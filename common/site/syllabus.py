@@ -19,6 +19,8 @@ LINK = re.compile(r"\]\(([^)\s#]+\.md)(?:#[^)]*)?\)")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 FIRST_GUIDES = ("first_hour", "instructor_guide", "author_guide")
 WORDS_A_MINUTE = 200
+RESULTS = "\n## Results\n"
+"""The heading of the measured results, which the README of a student's repository lacks."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def guides(root: Path) -> list[Part]:
     pages = [_page(root, f"docs/{name}.md", "guide") for name in ordered]
     begin = [page for page in pages if page.source == "docs/first_hour.md"]
     overview = _page(root, "README.md", "guide", address="overview.html")
-    begin.append(replace(overview, title="Commands, options, results, data"))
+    whole = RESULTS in overview.text
+    title = "Commands, options, results, data" if whole else "The labs and how you work"
+    begin.append(replace(overview, title=title))
     rest = [page for page in pages if page not in begin]
     others = ("CONTRIBUTING.md", "docker/README.md")
     rest += [_page(root, name, "guide") for name in others if (root / name).is_file()]

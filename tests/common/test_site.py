@@ -174,8 +174,18 @@ def test_a_small_course_becomes_linked_pages(tiny: Path, tmp_path: Path) -> None
     assert "{a}" not in questions, "a question whose numbers are drawn is not shown undrawn"
     start = page_of(site, "index.html")
     assert '<a class="button" href="docs/first_hour.html">' in start
+    assert 'href="overview.html#results">Measured results</a>' in start
     assert 'href="labs/lab1_tiny/index.html#what-you-should-see">Measured figures' in start
     assert built.pages == len(list(site.rglob("*.html")))
+
+
+def test_a_students_repository_becomes_a_site_too(tiny: Path, tmp_path: Path) -> None:
+    """Its README has no measured results: the start page must not lead there."""
+    (tiny / "README.md").write_text("# The course\n\n## How you work\n", encoding="utf-8")
+    build(tiny, tmp_path / "site")
+    start = page_of(tmp_path / "site", "index.html")
+    assert "Measured results" not in start
+    assert 'href="overview.html">The labs and how you work</a>' in start
 
 
 def test_the_site_shows_no_solution(tiny: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         root = root or catalog.find_root()
         work = Path(arguments.work).resolve() if arguments.work else root / "work"
         status: int = arguments.command(arguments, root, work)
+        sys.stdout.flush()
         return status
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -44,8 +47,24 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
         print("\ninterrupted: nothing is left running", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return EXIT_FAILED
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads the output any more, as in ``course list | head``; then nobody is told.
+
+    What is left to write goes nowhere, so that the end of the program does not fail on it again.
+    """
+    descriptor = sys.stdout.fileno()
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def build_parser() -> argparse.ArgumentParser:

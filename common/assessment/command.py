@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
     from rich.console import Console
 
     from common.assessment import bank, evidence, report, state
+    from common.exercises import progress
     from common.exercises.catalog import discover, find_lab
     from common.results import write_json
 
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
         raise InputError(f"--questions {arguments.questions} must be at least 1")
     if arguments.pdf:
         report.find_browser()
+    runs = progress.runs_folder(arguments.runs, root)
     lab = find_lab(root, arguments.lab) if arguments.lab else None
     console = Console(highlight=False, emoji=False)
     current = _state(arguments, root, work)
@@ -63,7 +65,6 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
 
     entries = discover(root)
     checked = _check(root, work, entries, lab) if arguments.check else []
-    runs = Path(arguments.runs).resolve() if arguments.runs else root / "runs"
     criteria = [c for c in evidence.load_criteria(root) if lab is None or c.concerns(lab)]
     about = {criterion.id for criterion in criteria}
     paper = [each for each in paper if each.question.criterion in about]

@@ -73,6 +73,8 @@ def load(work: Path) -> State | None:
         state.answers = {str(key): float(value) for key, value in state.answers.items()}
         if type(state.seed) is not int or type(state.questions) is not int or state.questions < 1:
             raise ValueError("seed and questions must be whole numbers")
+        if not isinstance(state.asked, dict) or not isinstance(state.finished, list):
+            raise ValueError("asked must be a table and finished a list")
         return state
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

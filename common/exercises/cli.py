@@ -158,8 +158,7 @@ def _progress(arguments: argparse.Namespace, root: Path, work: Path) -> int:
 
     rows = progress.rows(root, catalog.discover(root), work)
     following = progress.next_command(rows, progress.load(work))
-    runs = Path(arguments.runs).resolve() if arguments.runs else root / "runs"
-    measured = progress.deliverables(runs)
+    measured = progress.deliverables(progress.runs_folder(arguments.runs, root))
     if arguments.html:
         from common.exercises import progress_page
 

@@ -166,6 +166,15 @@ def next_command(rows: Sequence[Row], state: dict[str, dict[str, str]]) -> str |
     return None
 
 
+def runs_folder(given: str | None, root: Path) -> Path:
+    """The folder of runs, which need not be there; :class:`InputError` for one named in vain."""
+    if given is None:
+        return root / "runs"
+    if not Path(given).is_dir():
+        raise InputError(f"--runs {given}: there is no such folder; a lab that is run writes it")
+    return Path(given).resolve()
+
+
 def deliverables(runs: Path) -> list[Deliverable]:
     """The deliverables of the newest run of every package below ``runs``."""
     found: list[Deliverable] = []

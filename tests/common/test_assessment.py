@@ -149,6 +149,7 @@ def assess(tree: Path, *arguments: str) -> dict:
     """``course assess`` on the tree, without a terminal; its JSON."""
     file = tree / "out.json"
     file.unlink(missing_ok=True)
+    (tree / "runs").mkdir(exist_ok=True)
     assert (
         main(["assess", "--json", str(file), "--runs", str(tree / "runs"), *arguments], tree) == 0
     )
@@ -339,7 +340,8 @@ def test_options_are_given_by_number_or_text(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "seed": "x"}',
-             '{"schema": 1, "seed": 1, "answers": {"5.q1": "x"}}', '{"schema": 1, "more": 1}'],
+             '{"schema": 1, "seed": 1, "answers": {"5.q1": "x"}}', '{"schema": 1, "more": 1}',
+             '{"schema": 1, "seed": 1, "asked": 5}', '{"schema": 1, "seed": 1, "finished": 5}'],
 )  # fmt: skip
 def test_a_damaged_state_is_an_error_that_says_what_to_do(tree: Path, text: str) -> None:
     """Answers are hours of work: nothing is overwritten silently."""
@@ -614,6 +616,7 @@ def test_a_paper_holds_no_solution_and_comes_back_as_answers(tree: Path) -> None
         (["--questions", "0"], "--questions 0 must be at least 1"),
         (["--lab", "lab9"], "'lab9' is no lab"),
         (["--answers", "nowhere.json"], "there is no such file"),
+        (["--report", "--runs", "nowhere"], "there is no such folder"),
         (["--report", "--seed", "4"], "--seed 4 is not how this assessment began (3)"),
         (["--report", "--exam"], "--exam"),
     ],

@@ -316,6 +316,8 @@ def test_progress_knows_what_changed_since_it_passed(tree: Path, capsys) -> None
     assert "your code" in out
     assert "2.5" in out
     assert "too few" in out
+    assert main(["progress", "--runs", str(tree / "nowhere")], tree) == 2, "not: nothing measured"
+    assert "there is no such folder" in capsys.readouterr().err
     (tree / "work" / ".progress.json").write_text('{"exercises"')
     assert main(["progress"], tree) == 2
     assert main(["check", "lab5"], tree) == 2

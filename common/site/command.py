@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace, root: Path, work: Path) -> int:
 
 def _serve(folder: Path, port: int) -> None:
     """Serve ``folder`` on 127.0.0.1 until Ctrl-C."""
+    from contextlib import suppress
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -59,6 +60,6 @@ def _serve(folder: Path, port: int) -> None:
         raise InputError(
             f"--serve {port}: {reason}; another port, or 0 for one that is free"
         ) from error
-    with server:
+    with server, suppress(KeyboardInterrupt):
         print(f"serving http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
         server.serve_forever()

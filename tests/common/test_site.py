@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -268,6 +269,24 @@ def test_a_port_in_use_is_named(
         arguments = ["docs", "--out", str(tmp_path / "site"), "--serve", str(taken.server_port)]
         assert main(arguments, root=tiny) == 2
     assert f"--serve {taken.server_port}" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_how_the_server_ends(tmp_path: Path) -> None:
+    """Status 0 and no word of a fault."""
+    serve = "from common.site.command import _serve; import pathlib; _serve(pathlib.Path('.'), 0)"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", serve],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as server:
+        assert server.stdout is not None
+        assert "until Ctrl-C" in server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        _, fault = server.communicate(timeout=30)
+    assert (server.returncode, fault) == (0, "")
 
 
 # --- the whole site, in a browser -------------------------------------------------------------

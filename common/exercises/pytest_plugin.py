@@ -157,26 +157,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+@pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
+def pytest_wait_in_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """A fixture of a module raises again for every test that asks for it: look at each set-up."""
+    with _waiting_for_exercises(item):
+        return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     with _waiting_for_exercises(item):
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
-    with _waiting_for_exercises(request.node):
-        return (yield)
-
-
 @contextmanager
-def _waiting_for_exercises(item: pytest.Item | pytest.Collector) -> Iterator[None]:
+def _waiting_for_exercises(item: pytest.Item) -> Iterator[None]:
     """In a student's repository a test of no exercise waits for those it needs, and says so."""
     try:
         yield
     except (Exception, pytest.fail.Exception) as error:
-        graded = isinstance(item, pytest.Item) and exercise_of(item)
-        if graded or not in_student_repository():
+        if exercise_of(item) or not in_student_repository():
             raise
         from common.exercises.unsolved import unsolved
 

@@ -7,8 +7,8 @@ A table of it, for a small model on two ranks::
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -275,4 +275,7 @@ def main(device: str = "cpu", output: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(description="Ranks of the comparison; torchrun starts them.")
+    parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("output", nargs="?", help="JSON file; without it a table is printed")
+    main(**vars(parser.parse_args()))

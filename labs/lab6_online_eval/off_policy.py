@@ -30,6 +30,7 @@ WeightMap = Callable[[Floats, float], Floats]
 LEAST_ESS = 100.0
 MOST_SHARE = 0.05
 LEAST_EVENTS = 10.0
+EPSILON = 1e-9
 MOST_DRIFT = 4.0
 """Standard errors by which the mean weight may miss 1."""
 
@@ -274,7 +275,9 @@ def refusal(weights: Floats, reward: Floats) -> str | None:
     events = effective_sample_size(weights * reward)
     if events < LEAST_EVENTS:
         return f"{events:.1f} effective rewarded rows; at least {LEAST_EVENTS:.0f}"
-    drift = abs(float(weights.mean()) - 1) / (float(weights.std(ddof=1)) / sqrt(len(weights)))
+    # Equal weights, of a target that is the logger, have no error at all.
+    error = max(float(weights.std(ddof=1)) / sqrt(len(weights)), EPSILON)
+    drift = abs(float(weights.mean()) - 1) / error
     if drift > MOST_DRIFT:
         return f"mean weight {weights.mean():.3f}, {drift:.1f} standard errors from 1"
     return None

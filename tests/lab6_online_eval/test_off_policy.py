@@ -218,6 +218,13 @@ def test_each_reason_to_refuse_is_found() -> None:
     assert "standard errors from 1" in str(off_policy.refusal(0.8 * even, often))
 
 
+def test_a_target_that_is_the_logger_is_not_refused() -> None:
+    """Its weights are all 1 and have no spread; a constant other than 1 is a wrong propensity."""
+    often = np.ones(2000)
+    assert off_policy.refusal(np.ones(2000), often) is None
+    assert "mean weight 1.100" in str(off_policy.refusal(np.full(2000, 1.1), often))
+
+
 def test_the_bootstrap_agrees_with_the_delta_method() -> None:
     log = logs(3000, 7)
     weights = off_policy.importance_weights(log["logged"], log["chosen"])

@@ -32,11 +32,11 @@ RUN_OPTIONS = --scale $(SCALE) --device $(DEVICE) $(ARGS)
 help: ## Show this list
 	@echo "make TARGET [SCALE=smoke|standard|full] [DEVICE=auto|cpu|cuda] [ARGS=\"--option value\"]"
 	@echo
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-	@printf '%s\n' 'lab1 ... lab6  Run a lab and write its report' \
-		'start1 ...    Put the exercises of a lab into work/' \
-		'check1 ...    Check your solutions of a lab' \
-		'traps1 ...    Meet the silent failures of a lab'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@printf '%s\n' 'lab1 ... lab6   Run a lab and write its report' \
+		'start1 ...      Put the exercises of a lab into work/' \
+		'check1 ...      Check your solutions of a lab' \
+		'traps1 ...      Meet the silent failures of a lab'
 
 setup: $(READY) ## Make .venv with the pinned packages (ACCEL=cpu|gpu overrides what is found)
 
@@ -61,7 +61,7 @@ doctor: $(READY) ## Say what this machine can show, and how to get what is missi
 capstone: $(READY) ## Train, compress, serve, audit and experiment on the feed ranker
 	@$(BIN)/python -m capstone $(RUN_OPTIONS)
 
-serve: $(READY) ## Serve the bundle of the last capstone at SCALE over HTTP until Ctrl-C
+serve: $(READY) ## Serve the champion of the capstone's registry at SCALE over HTTP until Ctrl-C
 	@$(BIN)/python -m capstone.serve --scale $(SCALE) $(ARGS)
 
 $(LABS:%=lab%): lab%: $(READY)

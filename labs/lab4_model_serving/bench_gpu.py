@@ -341,6 +341,8 @@ def serve(run: Run, config: Bench, bundle: Bundle, part: Part) -> None:
             run.latency(area, found.confirmed.result.summary)
             busy = found.confirmed.result.busy
             run.metric(f"{area}.generator_busy", busy, unit="ratio", how="of one core")
+        if found.at_limit:
+            run.note(f"{workers} worker(s) held the highest rate that was tried: they may do more.")
         if best is None or found.rate > best[1].rate:
             best = workers, found
     assert best is not None

@@ -12,14 +12,8 @@ from common.exercises import progress
 from common.exercises.catalog import discover
 from common.exercises.cli import main
 from common.exercises.prerequisites import prerequisites
+from tests.common.learner_tree import write_tree
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECT = """
-[tool.pytest.ini_options]
-pythonpath = ["."]
-addopts = "--import-mode=importlib -p common.exercises.pytest_plugin --strict-markers"
-markers = ["exercise(id): x", "gpu: x", "multigpu: x", "slow: x"]
-"""
 RATES = """
 from common.exercises import exercise
 from labs.lab5_tiny.counts import share
@@ -103,21 +97,12 @@ def test_a_report_of_the_gap(spread):
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lab: 5.1 calls 5.3, the test of 5.4 takes 5.2 from a fixture, 5.2 and 5.3 stand alone."""
     files = {
-        "pyproject.toml": PROJECT,
         "labs/lab5_tiny/__init__.py": "",
         "labs/lab5_tiny/rates.py": RATES,
         "labs/lab5_tiny/counts.py": COUNTS,
         "tests/lab5_tiny/test_rates.py": TESTS,
     }
-    for name, text in files.items():
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    shutil.copy(ROOT / "labs" / "__init__.py", tmp_path / "labs" / "__init__.py")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name in ("LABS_WORK", "LABS_REQUIRE_GPU", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    return write_tree(tmp_path, files, monkeypatch)
 
 
 def solve(tree: Path, module: str) -> None:

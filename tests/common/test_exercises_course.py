@@ -15,15 +15,8 @@ import jsonschema
 import pytest
 
 from common.exercises.cli import main
+from tests.common.learner_tree import ROOT, write_tree
 
-ROOT = Path(__file__).resolve().parents[2]
-
-PROJECT = """
-[tool.pytest.ini_options]
-pythonpath = ["."]
-addopts = "--import-mode=importlib -p common.exercises.pytest_plugin --strict-markers"
-markers = ["exercise(id): x", "gpu: x", "multigpu: x", "slow: x"]
-"""
 SUMS = '''
 from common.exercises import exercise
 
@@ -94,7 +87,6 @@ def test_it_is_loud():
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one lab of three exercises in two modules."""
     files = {
-        "pyproject.toml": PROJECT,
         "labs/lab5_tiny/__init__.py": "",
         "labs/lab5_tiny/sums.py": SUMS,
         "labs/lab5_tiny/words.py": WORDS,
@@ -102,16 +94,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "tests/lab5_tiny/test_sums.py": TEST_SUMS,
         "tests/lab5_tiny/test_words.py": TEST_WORDS,
     }
-    for name, text in files.items():
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    shutil.copy(ROOT / "labs" / "__init__.py", tmp_path / "labs" / "__init__.py")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name in ("LABS_WORK", "LABS_REQUIRE_GPU", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    return write_tree(tmp_path, files, monkeypatch)
 
 
 def solve(tree: Path, *modules: str) -> None:

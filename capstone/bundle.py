@@ -59,6 +59,9 @@ class Facts:
         The split the models were trained and judged on.
     rerank
         Options of re-ranking (:class:`capstone.reranking.RerankConfig` as JSON).
+    precision
+        What the ranker computes in: ``int8``, ``fp32`` or ``fp16``; ``unknown`` of a bundle that
+        does not say.
     """
 
     checkpoint: str
@@ -68,12 +71,14 @@ class Facts:
     weights: ValueWeights = field(default_factory=ValueWeights)
     rerank: Mapping[str, Any] = field(default_factory=dict)
     heads: tuple[str, ...] = HEADS
+    precision: str = "fp32"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"rerank": dict(self.rerank), "heads": list(self.heads)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
+        content = {"precision": "unknown", **content}
         known = {name: content[name] for name in cls.__dataclass_fields__}
         known["weights"] = ValueWeights(**known["weights"])
         known["heads"] = tuple(known["heads"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from capstone import bundle, measure
-from capstone.context import RANKERS, Context
+from capstone.context import BUNDLES, Context
 from capstone.data import SPLIT_SHA256
 from capstone.gates import Promotion, read_promotion, read_verdict, write_promotion
 from capstone.model_stages import TEST_CANDIDATES, VALIDATION_CANDIDATES
@@ -124,8 +124,8 @@ def fairness(c: Context) -> None:
         np.save(made / "ndcg.npy", served.ndcg)
     c.mean(
         "system.ndcg_at_10", served.ndcg,
-        how="what is served: sources, INT8 student, value, re-ranking, minimum exposure; full "
-        "catalogue, without the exploration slot",
+        how=f"what is served: sources, student in {c.precision('champion')}, value, re-ranking, "
+        "minimum exposure; full catalogue, without the exploration slot",
     )  # fmt: skip
     for name, gap in served.gaps.items():
         c.run.metric(
@@ -191,7 +191,7 @@ def read_scored(c: Context, name: str = "champion") -> tuple[Scored, Scored]:
 
 
 def bundles(c: Context) -> None:
-    """Champion (INT8 student) and reference (fp32 teacher), packed for TorchServe."""
+    """Champion (student) and reference (teacher in fp32), packed for TorchServe."""
     from capstone.fairness_audit import user_groups
     from capstone.monitor import write_groups
     from capstone.serving import archive_rankers
@@ -225,16 +225,17 @@ def bundles(c: Context) -> None:
             "catalogue": folder / "catalogue.npz",
         }
         made = []
-        for name in RANKERS:
+        for name in BUNDLES:
+            own_facts = replace(facts, precision=c.precision(name))
             quality = exported / f"{name}.quality.json"
             own = {
                 "quality": quality,
                 "fairness": audited / f"{name}.{GATE}",
                 "references": exported / f"{name}.references.json",
-                "card": _write_card(folder / f"{name}.card.md", name, facts, quality),
+                "card": _write_card(folder / f"{name}.card.md", name, own_facts, quality),
             }
             parts = shared | own | c.judged_parts(exported, name)
-            made.append(bundle.assemble(folder / name, parts, facts))
+            made.append(bundle.assemble(folder / name, parts, own_facts))
         archive_rankers(made, folder / STORE)
         size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
         c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
@@ -254,6 +255,7 @@ def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Pa
         "Orders films of MovieLens 100K for its users: an example of a course, not fit for",
         f"decisions about people. Split `{facts.split_sha256[:16]}`,",
         f"encoder `{facts.checkpoint[:16]}`.",
+        f"The ranker computes in {facts.precision}.",
         f"The value's weights: {weights}. Creators are simulated.",
         "",
         "| gate | value | must be | |",

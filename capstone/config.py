@@ -79,6 +79,9 @@ class Config:
     """Weight of the teacher's soft labels against the hard ones."""
     ease_lambda: float = 500.0
     """L2 regularisation of the EASE baseline."""
+    served: Literal["auto", "int8", "fp32", "fp16"] = "auto"
+    """Type the served student computes in. auto is int8 on CPU and fp32 on GPU, which has no INT8
+    kernels for it."""
     candidates: int = 200
     """Items that retrieval hands to the ranker."""
     random_split_epochs: int = 40
@@ -107,6 +110,8 @@ class Config:
     """Simulated people of the A/B test, each a request to the live service."""
     repeats: int = 200
     """Simulated repeats of the A/A test and of each kind of rollout."""
+    workers: int = 0
+    """TorchServe workers of each version; 0: one on CPU, four that share a GPU."""
     port: int = 0
     """Port of the gateway; 0 picks a free one."""
 
@@ -139,6 +144,7 @@ class Config:
             require(value >= least, _option(name), value, f"must be at least {least}")
         require(self.impression_shards >= 0, "--impression-shards", self.impression_shards,
                 "must be at least 0")  # fmt: skip
+        require(0 <= self.workers <= 64, "--workers", self.workers, "must be from 0 to 64")
         require(1 <= self.feed_length <= 50, "--feed-length", self.feed_length, "must be 1 to 50")
         require(0 <= self.port <= 65535, "--port", self.port, "must be from 0 to 65535")
 

@@ -87,6 +87,8 @@ class Gateway:
     """Port to listen on."""
     scorer_url: str = "http://scorer:8085"
     """Of the container ``scorer``."""
+    posts_under_way: int = 2
+    """POSTs to it at a time, of each version: the scorer's workers and one more."""
     redis: str = ""
     """host:port of Redis; empty keeps user state in SQLite beside the event log."""
     events: Path = Path("/data/events")
@@ -167,6 +169,7 @@ def gateway(options: Gateway) -> int:
         port=options.port,
         host=options.host,
         scorer_url=options.scorer_url,
+        posts_under_way=options.posts_under_way,
         redis_url=redis_url,
         bundle_root=str(made),
         arms=options.arms,

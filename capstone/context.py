@@ -22,18 +22,22 @@ from capstone.value import ValueWeights
 from capstone.workspace import Workspace
 from capstone.world import World, build_world
 from common.data import load as load_dataset
+from common.errors import InputError
 from common.results import write_json
 from common.statistics import bootstrap_ci
 
 if TYPE_CHECKING:
     from capstone.bundle import Bundle
     from capstone.serving import Service
+    from capstone.student import Precision
     from common.runner import Run
 
 RETRIEVAL_LAYERS = 2
 WEIGHTS = "weights.json"
-RANKERS = {"reference": "teacher", "champion": "student.int8"}
-"""The bundles, and the exported ranker of each."""
+BUNDLES = ("reference", "champion")
+"""The bundles of a run: the teacher, and the student as it is served."""
+PRECISIONS = "precisions.json"
+"""In the export stage's folder: what the ranker of each bundle computes in."""
 
 
 @dataclass
@@ -152,11 +156,38 @@ class Context:
         """Record the mean NDCG@10 of the whole feed, with its interval."""
         self.mean(name, per_user, how="whole feed: retrieval, then ranking of the candidates")
 
+    def precision(self, name: str) -> Precision:
+        """What a bundle's ranker computes in (export stage).
+
+        Raises
+        ------
+        InputError
+            When ``--served`` asks for another than was exported.
+        """
+        path = self.workspace.need("export") / PRECISIONS
+        found: Precision = json.loads(path.read_text(encoding="utf-8"))[name]
+        self._require_served(name, found)
+        return found
+
+    def _require_served(self, name: str, found: str) -> None:
+        if name == "champion" and self.config.served not in ("auto", found):
+            raise InputError(
+                f"--served {self.config.served}: the student was exported to be served in {found}; "
+                "run --stages export,rerank,fairness,bundle with it, or leave it out"
+            )
+
+    @property
+    def workers(self) -> int:
+        """TorchServe workers of each version."""
+        from capstone.serving import workers_on
+
+        return self.config.workers or workers_on(self.run.device)
+
     def judged_parts(self, exported: Path, name: str) -> dict[str, Path]:
         """The files of a bundle that its gates judge, from the export stage's folder."""
         return {
             "encoder": exported / "encoder.onnx",
-            "ranker": exported / f"{RANKERS[name]}.onnx",
+            "ranker": exported / f"{name}.onnx",
             "sources": self.workspace.need("retrieval") / "sources.npz",
             "calibration": exported / f"{name}.calibration.json",
         }
@@ -165,7 +196,9 @@ class Context:
         """A bundle that the bundle stage made: ``reference`` or ``champion``."""
         from capstone import bundle
 
-        return bundle.load(self.workspace.need("bundle") / name)
+        made = bundle.load(self.workspace.need("bundle") / name)
+        self._require_served(name, made.facts.precision)
+        return made
 
     @contextmanager
     def service(self, *names: str, tag: str = "", **options: Any) -> Iterator[Service]:
@@ -180,6 +213,7 @@ class Context:
             made / "users.json",
             folder=folder,
             device=self.run.device,
+            workers=self.workers,
             **({"port": self.config.port} | options),
         ) as running:
             yield running

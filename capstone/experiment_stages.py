@@ -127,6 +127,7 @@ def _service(c: Context, name: str, weights: Any) -> Iterator[Service]:
         c.workspace.need("bundle") / "users.json",
         folder=c.run.dir / "logs" / "experiment",
         device=c.run.device,
+        workers=c.workers,
         port=c.config.port,
         experiment=name,
         arms=ARMS,

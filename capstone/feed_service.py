@@ -92,10 +92,13 @@ class FeedService:
         if self.config.scorer_url:
             file = self.config.scorer_token_file
             token = Path(file) if file else self._scorer_token
-            self._connection = TorchServeConnection(self.config.scorer_url, token)
+            slots = len(self._loaded) * self.config.posts_under_way
+            self._connection = TorchServeConnection(self.config.scorer_url, token, slots=slots)
         for variant, loaded in enumerate(self._loaded):
             scorer: Scorer = (
-                TorchServeScorer(self._connection, loaded.version)
+                TorchServeScorer(
+                    self._connection, loaded.version, under_way=self.config.posts_under_way
+                )
                 if self._connection and variant not in self.config.in_process
                 else LocalScorer(loaded.bundle.ranker)
             )

@@ -30,6 +30,9 @@ class GatewayConfig:
     """Of TorchServe; empty scores in this process."""
     in_process: tuple[int, ...] = ()
     """Variants that are scored in this process although there is a TorchServe."""
+    posts_under_way: int = 2
+    """POSTs to TorchServe at a time, of each version: one for each of its workers, and one that is
+    ready when a worker has finished."""
     scorer_token_file: str = ""
     """File with TorchServe's token, read again when it was refused; else SCORER_TOKEN is used."""
     state: str = ""
@@ -80,7 +83,7 @@ class GatewayConfig:
         )  # fmt: skip
         for stage, limit in self.deadlines_ms.items():
             require(limit > 0, f"deadline of {stage}", limit, "must be > 0 ms")
-        for name in ("most_in_flight", "breaker_failures"):
+        for name in ("most_in_flight", "breaker_failures", "posts_under_way"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be >= 1")
         for name in ("breaker_cooldown_s", "roll_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be > 0")

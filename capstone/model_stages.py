@@ -1,24 +1,20 @@
-"""The stages that learn: encoder and teacher, sources, the random split, the student, INT8."""
+"""The stages that learn: encoder and teacher, sources, the random split, the student."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from capstone import figures, measure, offline, training
-from capstone.context import RANKERS, RETRIEVAL_LAYERS, Context
+from capstone.context import RETRIEVAL_LAYERS, Context
 from capstone.data import ranking_set
 from capstone.data_stages import record_auc
-from capstone.models import EncodeUser, RankCandidates, SequenceEncoder
+from capstone.models import SequenceEncoder
 from capstone.names import slug
-from capstone.value import HEADS
 from common.launch import torchrun
-
-if TYPE_CHECKING:
-    from capstone.quality import Quality
 
 VALIDATION_CANDIDATES, TEST_CANDIDATES = "validation_candidates.npy", "candidates.npy"
 
@@ -177,128 +173,6 @@ def distill(c: Context) -> None:
         for name in ("teacher", "student"):
             c.run.metric(f"{name}.parameters", sizes[name], unit="count")
         c.run.metric("student.compression", sizes["teacher"] / sizes["student"], unit="ratio")
-
-
-def export(c: Context) -> None:
-    """ONNX, then INT8 (lab 4), gated by parity; calibration, and the student's gates."""
-    from capstone import bundle, calibration, drift, gates, quality, student
-    from labs.lab4_model_serving.export import session
-
-    trained = c.workspace.need("train")
-    distilled, retrieved = c.workspace.need("distill"), c.workspace.need("retrieval")
-    weights = c.weights()
-    with c.workspace.stage("export", "train", "retrieval", "distill") as folder:
-        _export_encoder(c, folder)
-        rankers = (
-            ("teacher", trained / "teacher.safetensors"),
-            ("student", distilled / "student.safetensors"),
-        )
-        worst = max(_export_ranker(c, folder, name, path) for name, path in rankers)
-        c.run.metric("export.max_abs_error", worst, unit="probability", n=64)
-        int8 = student.quantize_student(
-            folder / "student.onnx", folder / "student.int8.onnx",
-            student.calibration_inputs(
-                c.feed, np.load(retrieved / VALIDATION_CANDIDATES),
-                length=c.config.max_length, seed=c.run.seed,
-            ),
-        )  # fmt: skip
-        ratio = (folder / "student.onnx").stat().st_size / int8.stat().st_size
-        c.run.metric("int8.size_ratio", ratio, unit="ratio")
-        judged = {}
-        for name, ranker in RANKERS.items():
-            score = measure.onnx_score(session(folder / f"{ranker}.onnx"))
-            validation, test = (
-                quality.ask(
-                    score, c.feed, np.load(retrieved / candidates),
-                    length=c.config.max_length, held_out=held_out, batch=1,
-                )
-                for candidates, held_out in (
-                    (VALIDATION_CANDIDATES, quality.VALIDATION), (TEST_CANDIDATES, quality.EXAM)
-                )
-            )  # fmt: skip
-            maps = quality.fit_calibration(validation)
-            calibration.save(folder / f"{name}.calibration.json", maps)
-            judged[name] = quality.judge_answers(test, weights, maps)
-            values = [
-                weights.value(calibration.calibrated(maps, answers.scores))
-                for answers in (validation, test)
-            ]
-            np.savez(folder / f"{name}.values.npz", validation=values[0], test=values[1])
-            first = values[1].argmax(axis=1)[:, None]
-            tops = {
-                head: np.take_along_axis(p, first, axis=1)[:, 0]
-                for head, p in calibration.calibrated(maps, test.scores).items()
-            }
-            drift.save_references(
-                {head: drift.reference_of(p) for head, p in tops.items()},
-                folder / f"{name}.references.json",
-            )
-        reference, champion = judged["reference"], judged["champion"]
-        for name, each in judged.items():
-            verdict = gates.judge(each.metrics(reference), reference.metrics())
-            of = bundle.judged_parts(c.judged_parts(folder, name), weights)
-            gates.write_verdict(verdict, folder / f"{name}.quality.json", of)
-            _record_quality(c, name, each, reference)
-    kept, interval = measure.ratio_of_means(
-        champion.ndcg, reference.ndcg, n_boot=c.config.n_boot, seed=c.run.seed
-    )
-    c.run.metric(
-        "student.int8_ndcg_retention", kept, unit="ratio", n=c.feed.n_users, ci95=interval,
-        how="INT8 student over fp32 teacher, both as served, one user a call; paired bootstrap",
-    )  # fmt: skip
-    c.run.metric(
-        "student.int8_auc_retention", champion.auc / reference.auc, unit="ratio", n=c.feed.n_users,
-        how="AUC of P(rating >= 4) of the item that came next",
-    )  # fmt: skip
-    history, ratings = c.test_histories
-    score = measure.onnx_score(session(c.workspace.need("export") / "student.int8.onnx"))
-    c.run.metric(
-        "int8.batch_dependence",
-        measure.batch_dependence(score, history[:32], ratings[:32], c.candidates()[:32]),
-        unit="probability", n=32,
-        how="largest change seen of a score between batch sizes 1 and 32, over 32 users",
-    )  # fmt: skip
-
-
-def _export_encoder(c: Context, folder: Path) -> None:
-    import torch
-
-    from labs.lab4_model_serving.export import export_onnx
-
-    example = {"history": torch.from_numpy(c.test_histories[0][:4])}
-    export_onnx(
-        EncodeUser(c.encoder()), example, folder / "encoder.onnx",
-        output_names=["query"], dynamic={"history": {0: "batch"}},
-    )  # fmt: skip
-
-
-def _export_ranker(c: Context, folder: Path, name: str, path: Path) -> float:
-    """Write ``<name>.onnx``; the largest difference from the model it was made from."""
-    import torch
-
-    from labs.lab4_model_serving.export import export_onnx, parity, require_parity, run, session
-
-    retrieved, (history, ratings) = c.candidates(), c.test_histories
-    inputs = {"history": history[:64], "ratings": ratings[:64], "candidates": retrieved[:64]}
-    example = {key: torch.from_numpy(value[:4]) for key, value in inputs.items()}
-    axes = {key: {0: "batch"} for key in inputs} | {"candidates": {0: "batch", 1: "candidates"}}
-    served = RankCandidates(c.ranker(path, name)).eval()
-    names = [f"p_{head}" for head in HEADS]
-    target = folder / f"{name}.onnx"
-    export_onnx(served, example, target, output_names=names, dynamic=axes)
-    with torch.no_grad():
-        outputs = served(*(torch.from_numpy(value) for value in inputs.values()))
-    reference = {key: value.numpy() for key, value in zip(names, outputs, strict=True)}
-    difference = parity(reference, run(session(target), inputs))
-    require_parity(difference, max_abs_error=1e-4)
-    return difference.max_abs_error
-
-
-def _record_quality(c: Context, name: str, found: Quality, reference: Quality) -> None:
-    c.mean(f"{name}.ndcg_at_10", found.ndcg, how="by value, as served; before re-ranking")
-    for metric, value in found.metrics(reference).items():
-        if metric != "ndcg_at_10":
-            c.run.metric(f"{name}.{metric}", value, unit="ratio", n=c.feed.n_users)
 
 
 def job(c: Context, kind: training.Kind, width: int, layers: int | None = None) -> dict[str, Any]:

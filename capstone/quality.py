@@ -190,6 +190,53 @@ def judge_answers(answers: Answers, weights: ValueWeights, maps: Mapping[str, Pl
     )
 
 
+@dataclass(frozen=True)
+class Exam:
+    """A ranker's answers on the validation items and at the exam, and what follows from them."""
+
+    validation: Answers
+    test: Answers
+    maps: Mapping[str, Platt]
+    """Fitted on ``validation``."""
+    quality: Quality
+    """Of ``test``."""
+
+    def values(self, weights: ValueWeights) -> tuple[Floats, Floats]:
+        """Value of every candidate of validation and test [n_users, C] each."""
+        first, second = (
+            weights.value(calibration.calibrated(self.maps, answers.scores))
+            for answers in (self.validation, self.test)
+        )
+        return first, second
+
+
+def examine(
+    score: Score,
+    feed: Feed,
+    validation: Ints,
+    test: Ints,
+    weights: ValueWeights,
+    *,
+    length: int,
+    batch: int,
+) -> Exam:
+    """Calibrate a ranker on the validation items, then judge it at the exam.
+
+    Parameters
+    ----------
+    validation, test : [n_users, C]
+        Candidates of either question.
+    batch
+        As of :func:`ask`.
+    """
+    before, at = (
+        ask(score, feed, candidates, length=length, held_out=held_out, batch=batch)
+        for candidates, held_out in ((validation, VALIDATION), (test, EXAM))
+    )
+    maps = fit_calibration(before)
+    return Exam(before, at, maps, judge_answers(at, weights, maps))
+
+
 def tied(value: Floats) -> Floats:
     """Share of each row's values [n, C] that stand there more than once: [n]."""
     ordered = np.sort(value, axis=1)

@@ -92,18 +92,39 @@ def decode(body: bytes) -> list[ScoreRequest]:
     return found
 
 
-def padded(user: ScoreRequest, length: int) -> dict[str, Ints]:
-    """The model's inputs for one user: histories right-aligned behind zeros, [1, length]."""
-    history, ratings = np.zeros((2, 1, length), dtype=np.int64)
-    if kept := min(len(user.items), length):
-        history[0, -kept:] = user.items[-kept:]
-        ratings[0, -kept:] = user.ratings[-kept:]
-    return {"history": history, "ratings": ratings, "candidates": user.candidates[None]}
+def padded(
+    users: Sequence[ScoreRequest], length: int, *, rows: int = 0, width: int = 0
+) -> dict[str, Ints]:
+    """The model's inputs for these users: [n, length] twice, and candidates [n, C].
+
+    Histories are right-aligned behind zeros. Candidates are followed by zeros up to the longest
+    list; a score depends on no other candidate, so what the model says of them is thrown away.
+
+    Parameters
+    ----------
+    rows, width
+        Least n and least C: rows and columns of zeros are added, so that a GPU sees few shapes.
+    """
+    rows = max(rows, len(users))
+    width = max(width, *(len(user.candidates) for user in users))
+    history, ratings = np.zeros((2, rows, length), dtype=np.int64)
+    candidates = np.zeros((rows, width), dtype=np.int64)
+    for row, user in enumerate(users):
+        if kept := min(len(user.items), length):
+            history[row, -kept:] = user.items[-kept:]
+            ratings[row, -kept:] = user.ratings[-kept:]
+        candidates[row, : len(user.candidates)] = user.candidates
+    return {"history": history, "ratings": ratings, "candidates": candidates}
 
 
-def by_head(outputs: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.floating]]:
-    """The model's outputs ``p_<head>`` [1, C] as head to [C]."""
-    return {head: outputs[f"p_{head}"][0] for head in HEADS}
+def rows_of(
+    outputs: Mapping[str, NDArray[np.floating]], counts: Sequence[int]
+) -> list[dict[str, NDArray[np.floating]]]:
+    """The model's outputs ``p_<head>`` [n, C] as head to [count], for each user."""
+    return [
+        {head: outputs[f"p_{head}"][row, :count] for head in HEADS}
+        for row, count in enumerate(counts)
+    ]
 
 
 def encode_scores(rows: Sequence[Mapping[str, NDArray[np.floating]]]) -> bytes:

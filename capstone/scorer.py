@@ -1,8 +1,8 @@
 """Who scores candidates: the ranker behind TorchServe, or one in this process.
 
-A POST to TorchServe costs its Java frontend as much as a small ranker takes to run. So at most
-``UNDER_WAY`` POSTs are on their way at a time, and what comes meanwhile goes out together in the
-next: alone at a low rate, in company at a high one, and nobody waits for company.
+A POST to TorchServe costs its Java frontend as much as a small ranker takes to run. So only a few
+POSTs are on their way at a time, one more than there are workers, and what comes meanwhile goes out
+together in the next: alone at a low rate, in company at a high one, and nobody waits for company.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from capstone.score_codec import (
     CONTENT_TYPE,
     Malformed,
     ScoreRequest,
-    by_head,
     decode_scores,
     encode,
     padded,
+    rows_of,
 )
 from labs.lab4_model_serving.export import run, session
 from labs.lab4_model_serving.http_client import HttpClient, build_request
@@ -35,10 +35,11 @@ from labs.lab4_model_serving.http_client import HttpClient, build_request
 Floats = NDArray[np.floating]
 Scores = Mapping[str, Floats]
 UNDER_WAY = 2
-"""One that the worker runs, and one that is ready when it has finished."""
+"""POSTs at a time: one that the worker runs, and one that is ready when it has finished."""
 USERS = 16
 """Users of one POST at most."""
 SLOTS = 64
+"""POSTs at a time of all versions together."""
 
 
 class Scorer(Protocol):
@@ -66,16 +67,18 @@ class TorchServeConnection:
     token
         What TorchServe asks for, or the file that holds it: a server that was started again has
         another one, so the file is read again after a failure.
+    slots
+        POSTs at a time of all versions together: at least the sum of what its scorers may send.
     """
 
-    def __init__(self, url: str, token: str | Path) -> None:
+    def __init__(self, url: str, token: str | Path, *, slots: int = SLOTS) -> None:
         self.url, self._source = url, token
         self.token = ""
         self.read_token()
-        self.bodies: list[bytes] = [b""] * SLOTS
-        self.free = list(range(SLOTS))
+        self.bodies: list[bytes] = [b""] * slots
+        self.free = list(range(slots))
         self.client = HttpClient(
-            url, [b""] * SLOTS, SLOTS, connections=SLOTS, on_answer=self._take
+            url, [b""] * slots, slots, connections=slots, on_answer=self._take
         )  # fmt: skip
 
     def read_token(self) -> None:
@@ -94,10 +97,18 @@ class TorchServeConnection:
 
 
 class TorchServeScorer:
-    """The ranker of one version behind TorchServe (:mod:`capstone.rank_handler`)."""
+    """The ranker of one version behind TorchServe (:mod:`capstone.rank_handler`).
 
-    def __init__(self, connection: TorchServeConnection, version: str) -> None:
-        self._connection, self._version = connection, version
+    Parameters
+    ----------
+    under_way
+        POSTs at a time: one for each worker of the version, and one more.
+    """
+
+    def __init__(
+        self, connection: TorchServeConnection, version: str, *, under_way: int = UNDER_WAY
+    ) -> None:
+        self._connection, self._version, self._most = connection, version, under_way
         self._token = ""
         self._before = self._after = b""
         self._waiting: deque[Waiting] = deque()
@@ -110,7 +121,7 @@ class TorchServeScorer:
         return await answer
 
     def _send(self) -> None:
-        while self._waiting and self._under_way < UNDER_WAY and self._connection.free:
+        while self._waiting and self._under_way < self._most and self._connection.free:
             users: list[Waiting] = []
             while self._waiting and len(users) < USERS:
                 each = self._waiting.popleft()
@@ -197,6 +208,7 @@ class LocalScorer:
 
     async def score(self, request: ScoreRequest) -> Scores:
         def work() -> Scores:
-            return by_head(run(self._session, padded(request, self._length)))
+            outputs = run(self._session, padded([request], self._length))
+            return rows_of(outputs, [len(request.candidates)])[0]
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
 
 if TYPE_CHECKING:
     from capstone.release import Source
@@ -46,6 +46,8 @@ class Options:
     """Keep user state in this Redis (redis://host:port) instead of in SQLite."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where TorchServe runs the ranker."""
+    workers: int = 0
+    """TorchServe workers; 0: one on CPU, four that share a GPU."""
     unregistered: bool = False
     """Serve the last run's champion although no gate let it into the registry."""
     monitoring: bool = True
@@ -71,6 +73,7 @@ def main() -> int:
 def serve(options: Options) -> int:
     """Start the service, say how to ask it, and wait."""
     _require_address(options.host)
+    require(0 <= options.workers <= 64, "--workers", options.workers, "must be from 0 to 64")
     token, admin_token = (
         _read_token(path, option) if path else ""
         for path, option in (
@@ -97,6 +100,7 @@ def serve(options: Options) -> int:
             token=token,
             admin_token=admin_token,
             device=options.device,
+            workers=options.workers,
             log=kept / "events",
             redis_url=options.redis_url,
             bundle_root=made,

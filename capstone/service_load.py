@@ -58,6 +58,11 @@ class ServiceLoad:
     cpu_ms: Mapping[str, float]
 
     @property
+    def offered(self) -> str:
+        """The rate in words: means and CPU times say nothing without it."""
+        return f"{self.result.offered_rate:.0f} feeds/s offered"
+
+    @property
     def p99_ms(self) -> float:
         """With fallback feeds counted at the timeout."""
         return self.ranked.summary.p99_ms

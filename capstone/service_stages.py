@@ -17,6 +17,7 @@ from common.errors import RunError
 
 if TYPE_CHECKING:
     from capstone.fault_drills import Drill, Fault, Reactions
+    from capstone.service_load import ServiceLoad
     from capstone.serving import Service
 
 P99_REQUESTS = 662
@@ -34,6 +35,7 @@ def load(c: Context) -> None:
     seconds = c.config.load_seconds
     if not c.smoke:  # a p99 needs enough requests, however low the rate
         seconds = max(seconds, 1.1 * P99_REQUESTS / c.config.start_qps)
+    _say_what_serves(c)
     with c.service("champion", tag="parity", deadlines_ms=PATIENT_MS) as service:
         _parity(c, service)
         _stages(c, service)
@@ -68,11 +70,9 @@ def load(c: Context) -> None:
         "serving.stage_sum_error", abs(asked.stage_sum_ratio - 1), unit="ratio", n=asked.result.n,
         how="sum of the stages over the whole, less 1; from the service's own histograms",
     )  # fmt: skip
-    for name, value in asked.cpu_ms.items():
-        c.run.metric(f"serving.cpu_ms.{name}", value, unit="ms", how="CPU a feed at that rate")
-    for name, value in asked.stage_ms.items():
-        c.run.metric(f"serving.stage_ms.{name}", value, unit="ms", how="mean at that rate")
     held = confirmed.holds(c.config.p99_limit_ms)
+    _record_times(c, "serving.asked_", asked)
+    _record_times(c, "serving.", confirmed)
     ceiling = "; the search's upper bound, the service may do more" if found.search.at_limit else ""
     c.run.metric(
         "serving.qps", confirmed.ranked.achieved_rate if held else 0.0,
@@ -181,6 +181,29 @@ def _parity(c: Context, service: Service) -> None:
         "serving.offline_agreement", float(np.mean(shares)), unit="ratio", n=len(shares),
         how="share of the served items, exploration apart, that the offline first ten has",
     )  # fmt: skip
+
+
+def _record_times(c: Context, area: str, found: ServiceLoad) -> None:
+    """Mean time of each stage and CPU of each process, with the rate that they are of."""
+    kept = "held" if found.holds(c.config.p99_limit_ms) else "not held"
+    at = f"with {found.offered} ({kept}, {found.fallback_share:.1%} fallbacks)"
+    for what, times in (("CPU a feed", found.cpu_ms), ("mean a feed", found.stage_ms)):
+        kind = "cpu_ms" if times is found.cpu_ms else "stage_ms"
+        for name, value in times.items():
+            c.run.metric(
+                f"{area}{kind}.{name}", value, unit="ms", n=found.result.n, how=f"{what} {at}"
+            )  # fmt: skip
+
+
+def _say_what_serves(c: Context) -> None:
+    """Precision, device and workers: figures of a service are of these."""
+    precision, device = c.bundle("champion").facts.precision, c.run.device
+    c.run.metric(
+        "serving.workers", c.workers, unit="count",
+        how=f"TorchServe workers of each version, on {device}; the student in {precision}",
+    )  # fmt: skip
+    several = "1 TorchServe worker" if c.workers == 1 else f"{c.workers} TorchServe workers"
+    c.run.note(f"Served: the student in {precision}, by {several} on {device}, one gateway.")
 
 
 @contextmanager

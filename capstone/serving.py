@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from capstone import rank_handler
-from capstone.bundle import Bundle
+from capstone.bundle import MANIFEST, Bundle
 from capstone.feed import DEADLINES_MS
 from capstone.gateway_config import GatewayConfig
 from common.errors import RunError
@@ -24,7 +24,11 @@ from common.process import Child, supervised
 from labs.lab4_model_serving.archive import build_archive
 from labs.lab4_model_serving.torchserve import ModelSpec, TorchServe, torchserve
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+"""Of TorchServe and of the gateway: each worker imports its libraries and runs its model once."""
+WORKERS = {"cpu": 1, "cuda": 4}
+"""TorchServe workers of each version, by device. On a GPU a worker waits for kernels to start most
+of the time, so several share it; on a CPU each wants a core of its own."""
 ANY_ADDRESS = "0.0.0.0"
 QUEUE = 256
 
@@ -124,7 +128,7 @@ def live(
     arms: Sequence[str] = (),
     experiment: str = "feed",
     device: str = "cpu",
-    workers: int = 1,
+    workers: int = 0,
     in_process: Sequence[int] = (),
     log: Path | None = None,
     state: Path | None = None,
@@ -150,7 +154,7 @@ def live(
     token, admin_token
         What clients and administrators must send; random ones are made when they are empty.
     workers
-        TorchServe workers of each version.
+        TorchServe workers of each version; 0: :func:`workers_on` this device.
     in_process
         Variants that the gateway scores itself: they need no archive and no worker.
     log, state
@@ -175,6 +179,7 @@ def live(
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     served = [each for number, each in enumerate(bundles) if number not in in_process]
+    workers = workers or workers_on(device)
     models = model_specs(served, store, workers)
     token, admin_token = (given or secrets.token_urlsafe(24) for given in (token, admin_token))
     scorer_port, token_file = free_port(), folder / "scorer-token"
@@ -186,7 +191,7 @@ def live(
             server = servers.enter_context(
                 torchserve(
                     store, models, folder=folder, gpus=gpus, inference_port=scorer_port,
-                    queue_size=QUEUE,
+                    queue_size=QUEUE, start_timeout=START_TIMEOUT_S,
                 )
             )  # fmt: skip
             _write_secret(token_file, server.token)
@@ -201,6 +206,7 @@ def live(
             state=str(state or ""),
             redis_url=redis_url,
             scorer_url=server.url,
+            posts_under_way=workers + 1,
             scorer_token_file=str(token_file),
             in_process=tuple(in_process),
             port=port,
@@ -263,7 +269,14 @@ def archive_rankers(bundles: Sequence[Bundle], store: Path) -> None:
     """Pack each bundle's ranker for TorchServe as ``ranker-<version>.mar``."""
     handler = Path(str(rank_handler.__file__))
     for bundle in bundles:
-        build_archive("ranker", bundle.version, handler, [bundle.ranker], store)
+        # The manifest says how many candidates a list has.
+        files = [bundle.ranker, bundle.folder / MANIFEST]
+        build_archive("ranker", bundle.version, handler, files, store)
+
+
+def workers_on(device: str) -> int:
+    """TorchServe workers of each version on ``cpu`` or ``cuda``, unless told otherwise."""
+    return WORKERS[device]
 
 
 def model_specs(bundles: Sequence[Bundle], store: Path, workers: int) -> list[ModelSpec]:

@@ -1,13 +1,19 @@
-"""INT8 of the student whose scores are the same in any company.
+"""The student as it is served: INT8 whose scores are the same in any company, fp32, or fp16.
 
 Dynamic INT8 takes an activation's scale from whatever is in the batch, so a user's score depends on
 who else asks in the same millisecond. Static scales come from calibration, once, before the model
 is served (lab 4). Calibration reads training interactions only.
+
+INT8 is made for CPUs. ONNX Runtime has no CUDA kernels for its nodes: they would run on the CPU,
+with a copy before and after each. And a student of one layer, 64 wide, leaves a GPU waiting for
+kernels to start, of which fp16 has as many as fp32: on a GPU fp32 is served unless told otherwise.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +23,38 @@ from common.errors import require
 from labs.lab4_model_serving.static_quantization import quantize_static_int8
 
 Inputs = dict[str, NDArray[np.int64]]
+Precision = Literal["int8", "fp32", "fp16"]
+FILES: dict[Precision, str] = {
+    "int8": "student.int8.onnx",
+    "fp32": "student.onnx",
+    "fp16": "student.fp16.onnx",
+}
+"""The student's file of each precision in the export stage's folder."""
 BEFORE_TRAINING_ENDS = 3
 """Interactions left out of a calibration history: test, validation, and the newest training one."""
+
+
+def served_precision(asked: Precision | Literal["auto"], device: str) -> Precision:
+    """What the served student computes in on ``device`` (``cpu`` or ``cuda``)."""
+    if asked != "auto":
+        return asked
+    return "fp32" if device == "cuda" else "int8"
+
+
+def halve_student(fp32_path: Path, fp16_path: Path) -> Path:
+    """Write the fp16 version of a ranker, with inputs and outputs of the original's types (lab 4).
+
+    Parameters
+    ----------
+    fp32_path
+        The ONNX model of :class:`capstone.models.RankCandidates`.
+    """
+    from labs.lab4_model_serving.half_precision import half_precision
+
+    with warnings.catch_warnings():
+        # The -1e9 of a mask becomes -10,000, which masks as well, and the smallest weights 1e-7.
+        warnings.filterwarnings("ignore", message="the float32 number")
+        return half_precision(fp32_path, fp16_path)
 
 
 def calibration_inputs(

@@ -24,9 +24,10 @@ from common.results import write_json
 OPERATING_FIELDS = {
     "stages", "fresh", "n_boot", "start_qps", "load_seconds", "asked_qps", "asked_seconds",
     "p99_limit_ms", "feed_length", "drill_qps", "drill_seconds", "experiment_users", "repeats",
-    "port",
+    "port", "workers", "served",
 }  # fmt: skip
-"""Options that change how the system is measured, not what it is."""
+"""Options that change how the system is measured, not what it is; and ``served``, which changes
+nothing before the export: :meth:`capstone.context.Context.precision` looks after it."""
 RECORD = "stage.json"
 
 

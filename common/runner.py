@@ -9,7 +9,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common import hardware, report, scorecard, tracking
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_FAILED, EXIT_OK, InputError, RunError, exit_status
 from common.exercises.overlay import VARIABLE, overlaid_files
 from common.exercises.unsolved import advice
 from common.options import RunOptions, parse
@@ -36,6 +35,7 @@ ConfigT = TypeVar("ConfigT")
 T = TypeVar("T")
 OUTPUT_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES}
 OUTPUT_FAULTS |= {errno.EPIPE}
+INTERRUPTED = "interrupted: nothing was written, nothing is left running"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -144,32 +144,29 @@ def main(
 ) -> None:
     """Run ``story`` from the command line and exit.
 
-    Exit status: 0 the run completed; 1 it failed or was interrupted; 2 bad arguments or input.
+    Exit status: 0 the run completed; 1 it failed; 2 bad arguments or input; 130 interrupted.
     Nothing half-written stays: the run's folder appears only when it is complete.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we
             signal.signal(number, _interrupt)
-    try:
+
+    def command() -> int:
         module = program or (lab if lab == "capstone" else f"labs.{lab}")
-        options, config = parse(f"python -m {module}", title, scales, argv)
-        status = _run(lab, options, config, story, title, tuple(claims), tuple(reading))
-    except InputError as error:
-        status = _fail(str(error), EXIT_BAD_INPUT)
-    except RunError as error:
-        status = _fail(advice(error) or str(error), EXIT_FAILED)
-    except NotImplementedError as error:
-        if (message := advice(error)) is None:
-            raise
-        status = _fail(message, EXIT_FAILED)
-    except KeyboardInterrupt:
-        status = _fail("interrupted: nothing was written, nothing is left running", EXIT_FAILED)
-    except OSError as error:
-        if error.errno not in OUTPUT_FAULTS:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        status = _fail(f"{error.strerror}{where}: nothing was published", EXIT_FAILED)
-    sys.exit(status)
+        try:
+            options, config = parse(f"python -m {module}", title, scales, argv)
+            return _run(lab, options, config, story, title, tuple(claims), tuple(reading))
+        except (RunError, NotImplementedError) as error:
+            if (message := advice(error)) is None:
+                raise
+            raise RunError(message) from error
+        except OSError as error:
+            if error.errno not in OUTPUT_FAULTS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise RunError(f"{error.strerror}{where}: nothing was published") from error
+
+    sys.exit(exit_status(command, interrupted=INTERRUPTED, told=()))
 
 
 def _run(
@@ -258,14 +255,3 @@ def _published(final: Path) -> Iterator[None]:
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _fail(message: str, status: int) -> int:
-    if os.environ.get("LABS_TRACEBACK"):
-        traceback.print_exc()
-    try:
-        sys.stdout.flush()
-    except OSError:  # its disk is full or its reader is gone: without this Python would say so too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    return status

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_FAILED, EXIT_OK, InputError, RunError, exit_status
 from common.exercises.catalog import Entry, discover, find_lab, find_root, lab_folders, order
 from common.exercises.explain import short
 from common.process import supervised
@@ -91,33 +91,27 @@ def as_table(found: Sequence[Feedback]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all in time; 1 one took too long or failed; 2 bad input."""
+    """Exit status: 0 all in time; 1 one took too long or failed; 2 bad input; 130 interrupted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lab", metavar="LAB", help="only this lab's (default: all)")
     parser.add_argument("--json", metavar="FILE", help="write every time as JSON")
     arguments = parser.parse_args(argv)
-    try:
-        root = find_root()
-        labs = [folder.name for folder in lab_folders(root)]
-        chosen = [find_lab(root, arguments.lab)] if arguments.lab else labs
-        file = Path(arguments.json).absolute() if arguments.json else None
-        if file and not file.parent.is_dir():
-            raise InputError(f"--json {file}: there is no folder {file.parent}")
-        entries = [entry for entry in discover(root) if entry.lab in chosen]
-        load = os.getloadavg()[0]
-        found = measure_all(root, entries, lambda each: print(_line(each), file=sys.stderr))
-        if file:
-            described = {"schema": 1, "cores": os.cpu_count(), "load_before": round(load, 2)}
-            write_json(file, described | {"exercises": [asdict(each) for each in found]})
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing is left running", file=sys.stderr)
-        return EXIT_FAILED
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    root = find_root()
+    labs = [folder.name for folder in lab_folders(root)]
+    chosen = [find_lab(root, arguments.lab)] if arguments.lab else labs
+    file = Path(arguments.json).absolute() if arguments.json else None
+    if file and not file.parent.is_dir():
+        raise InputError(f"--json {file}: there is no folder {file.parent}")
+    entries = [entry for entry in discover(root) if entry.lab in chosen]
+    load = os.getloadavg()[0]
+    found = measure_all(root, entries, lambda each: print(_line(each), file=sys.stderr))
+    if file:
+        described = {"schema": 1, "cores": os.cpu_count(), "load_before": round(load, 2)}
+        write_json(file, described | {"exercises": [asdict(each) for each in found]})
     print(as_table(found))
     late = [each for each in found if each.seconds >= LIMIT_S]
     print(

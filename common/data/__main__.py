@@ -8,7 +8,7 @@ import sys
 from common.data import load
 from common.data.fetch import cache_folder, is_cached
 from common.data.registry import REGISTRY
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_OK, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,24 +18,15 @@ def main(arguments: list[str] | None = None) -> int:
     fetch = commands.add_parser("fetch", help="get datasets into the cache")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="a dataset, or all")
     chosen = parser.parse_args(arguments)
-    try:
+
+    def command() -> int:
         if chosen.command == "fetch":
             _fetch(list(REGISTRY) if chosen.names == ["all"] else chosen.names)
         else:
             _list()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        print(f"error: {error.strerror} ({error.filename}): nothing was kept", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("error: interrupted: nothing half-written was kept", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+        return EXIT_OK
+
+    return exit_status(command, interrupted="interrupted: nothing half-written was kept")
 
 
 def _fetch(names: list[str]) -> None:

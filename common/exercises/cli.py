@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_OK, InputError, exit_status
 from common.exercises import catalog
 from common.exercises.catalog import Entry
 
@@ -29,42 +27,16 @@ INSTRUCTORS = {
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
-    """The console script. Exit status: 0 done; 1 tests failed; 2 bad arguments or input."""
-    try:
-        arguments = build_parser().parse_args(argv)
-        root = root or catalog.find_root()
-        work = Path(arguments.work).resolve() if arguments.work else root / "work"
-        status: int = arguments.command(arguments, root, work)
-        sys.stdout.flush()
-        return status
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing is left running", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            return EXIT_FAILED
-        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_FAILED
+    """The console script. Exit status: 0 done; 1 tests failed; 2 bad input; 130 interrupted."""
+    return exit_status(lambda: _run(argv, root))
 
 
-def _reader_is_gone() -> bool:
-    """Whether nobody reads the output any more, as in ``course list | head``; then nobody is told.
-
-    What is left to write goes nowhere, so that the end of the program does not fail on it again.
-    """
-    descriptor = sys.stdout.fileno()
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLOUT)
-    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return True
+def _run(argv: Sequence[str] | None, root: Path | None) -> int:
+    arguments = build_parser().parse_args(argv)
+    root = root or catalog.find_root()
+    work = Path(arguments.work).resolve() if arguments.work else root / "work"
+    status: int = arguments.command(arguments, root, work)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

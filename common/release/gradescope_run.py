@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_OK, InputError, RunError, exit_status
 from common.exercises.catalog import find_root
 
 SEED, CACHE = "secret_seed", "manifests"
@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lab", required=True)
     parser.add_argument("--autograder", required=True, type=Path, help="usually /autograder")
     given = parser.parse_args(argv)
-    try:
+
+    def command() -> int:
         (prepare if given.what == "prepare" else grade)(given.autograder, given.lab)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED
-    return EXIT_OK
+        return EXIT_OK
+
+    return exit_status(command)
 
 
 def prepare(autograder: Path, lab: str) -> None:

@@ -394,7 +394,7 @@ def test_ctrl_c_in_a_stage_leaves_nothing_behind(out: Path, stage: str) -> None:
     family = tree(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1, errors
+    assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
     psutil.wait_procs(family, timeout=5)

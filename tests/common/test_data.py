@@ -319,7 +319,7 @@ def test_ctrl_c_while_waiting_for_another_process_is_one_line(cache: Path, serve
         assert "waiting for another process" in child.stderr.readline()
         child.send_signal(signal.SIGINT)
         rest = child.stderr.read()
-        assert child.wait() == 1
+        assert child.wait() == 130
         child.stderr.close()
     assert rest == "error: interrupted: nothing half-written was kept\n"
 

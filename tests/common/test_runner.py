@@ -244,7 +244,7 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
             break
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert one_line(err) == "interrupted: nothing was written, nothing is left running"
     assert (lab.left(), os.readlink(lab.package / "latest")) == (before, latest)
     assert lab.run()[0] == 0
@@ -355,7 +355,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(lab: Lab) -> None:
     assert len(hidden) == 1, "the folder of the run in progress was removed"
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=30)
-    assert first.returncode == 1
+    assert first.returncode == 130
     assert len(lab.left()) == 2
 
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from common.runner import Run, main
 from labs.lab4_model_serving.claims import CLAIMS
-from labs.lab4_model_serving.config import SCALES, Config
+from labs.lab4_model_serving.config import SCALES, Config, for_device
 
 
 def story(run: Run, config: Config) -> None:
     """Train, convert, prove equal, quantize, serve, overload, roll out, scale, break, watch."""
+    from labs.lab4_model_serving import device_stages as device
     from labs.lab4_model_serving import model_stages as model
     from labs.lab4_model_serving import operation_stages as operate
     from labs.lab4_model_serving import serving_stages as serve
     from labs.lab4_model_serving.report import the_table, what_this_scale_leaves_out
 
+    run.results.config = config = for_device(config, run.device)
     with run.stage("Train the classifier, or take it from the cache", key="train"):
         trained = model.train(run, config)
-    with run.stage("Export: TorchScript, torch.export, ONNX, fused, INT8", key="export"):
-        artefacts = model.convert(run, trained)
+    with run.stage("Export: TorchScript, torch.export, ONNX, fused, quantized", key="export"):
+        artefacts = model.convert(run, config, trained)
     with run.stage("The gate: every form answers as PyTorch does", key="parity"):
         model.parity(run, trained, artefacts)
     with run.stage("ONNX Runtime: the graph, and where a run's time goes", key="runtime"):
         model.runtime(run, trained, artefacts)
+        device.placement(run, trained, artefacts)
     with run.stage("Precision by batch size, with accuracy and bytes", key="precision"):
         model.precisions(run, config, trained, artefacts)
+        device.precisions_on_device(run, config, trained, artefacts)
     with run.stage("The ladder: what each step buys, in this process", key="ladder"):
         rungs = model.climb(run, config, trained, artefacts)
     with run.stage("Pack both versions", key="bundle"):
@@ -34,7 +38,7 @@ def story(run: Run, config: Config) -> None:
         operate.generator(run)
     with (
         run.stage("TorchServe: the highest rate within the limit", key="serve"),
-        serve.on_torchserve(run, config, bundles) as server,
+        serve.on_torchserve(run, config, bundles[-1]) as server,
     ):
         served = serve.load_torchserve(run, config, server, bundles[-1], trained.judged)
     with run.stage("The lab's own server: its rate, and an overload", key="overload"):

@@ -9,7 +9,7 @@ from labs.lab4_model_serving import torchscript
 from labs.lab4_model_serving.classifier import INPUTS
 from labs.lab4_model_serving.export import export_program, load_program, run_program
 from labs.lab4_model_serving.fusion import fuse
-from labs.lab4_model_serving.ort_options import open_session
+from labs.lab4_model_serving.ort_options import SessionSettings, open_session
 from labs.lab4_model_serving.parity_report import Artefact, Limits, Predict
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def build_artefacts(model: TextClassifier, onnx: Path, folder: Path) -> list[Art
         "scripted": scripted,
         "frozen": torchscript.freeze(scripted),
     }
-    found = [Artefact("eager", _torch(model.eval()))]
+    found = [Artefact("eager", torch_predict(model.eval()))]
     for name, module in modules.items():
         path = torchscript.save(module, folder / f"{name}.pt")
-        found.append(Artefact(name, _torch(torchscript.load(path)), path))
+        found.append(Artefact(name, torch_predict(torchscript.load(path)), path))
     program = folder / "program.pt2"
     export_program(
         model,
@@ -55,7 +55,7 @@ def build_artefacts(model: TextClassifier, onnx: Path, folder: Path) -> list[Art
         dynamic={name: {0: "batch", 1: "tokens"} for name in INPUTS},
         longest={"tokens": model.positions.num_embeddings},
     )
-    found.append(Artefact("torch.export", _torch(load_program(program).module()), program))
+    found.append(Artefact("torch.export", torch_predict(load_program(program).module()), program))
     found.append(onnx_artefact("ONNX", onnx))
     fused = folder / "fused.onnx"
     fuse(onnx, fused, heads=model.heads, width=model.words.embedding_dim)
@@ -63,13 +63,16 @@ def build_artefacts(model: TextClassifier, onnx: Path, folder: Path) -> list[Art
     return found
 
 
-def onnx_artefact(name: str, path: Path, limits: Limits | None = None) -> Artefact:
-    """An ONNX file as an artefact; for INT8 hand over ``parity_report.QUANTIZED``."""
-    session = open_session(path)
+def onnx_artefact(
+    name: str, path: Path, limits: Limits | None = None, *, device: str = "cpu"
+) -> Artefact:
+    """An ONNX file as an artefact; for INT8 and float16 hand over ``parity_report.QUANTIZED``."""
+    session = open_session(path, SessionSettings(device=device))
     return Artefact(
         name, lambda inputs: session.run(None, dict(inputs))[0], path, limits or Limits()
     )
 
 
-def _torch(module: torch.nn.Module) -> Predict:
-    return lambda inputs: run_program(module, inputs)
+def torch_predict(module: torch.nn.Module, *, device: str = "cpu") -> Predict:
+    """A module as an artefact's function; ``device`` is where its weights are."""
+    return lambda inputs: run_program(module, inputs, device=device)

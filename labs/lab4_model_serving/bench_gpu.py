@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 P99_LIMIT_MS = 50.0
 FAILED_SHARE = 0.01
-PRECISIONS = ("fp32", "fp16")
-"""INT8 by dynamic quantization has no CUDA kernels: its nodes would run on the CPU, with a copy
-before and after each."""
-
 CLAIMS = (
     Claim(
         "L4G.direct",
@@ -164,6 +160,7 @@ def make_bundles(run: Run, config: Bench) -> tuple[Split, dict[str, Bundle]]:
     from labs.lab4_model_serving.bundle import write_bundle
     from labs.lab4_model_serving.encoder import from_minilm
     from labs.lab4_model_serving.fusion import fuse
+    from labs.lab4_model_serving.half_precision import half_precision
 
     split = read_split("auto", seed=run.seed)
     run.data(split.dataset)
@@ -192,16 +189,6 @@ def make_bundles(run: Run, config: Bench) -> tuple[Split, dict[str, Bundle]]:
         )
         for name, path in files.items()
     }
-
-
-def half_precision(path: Path, half: Path) -> None:
-    """Write the model with weights and products in float16; inputs and outputs keep their types."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    # Shapes cannot be inferred through the operators that fusion has put in, and need not be.
-    found = convert_float_to_float16(onnx.load(path), keep_io_types=True, disable_shape_infer=True)
-    onnx.save(found, half)
 
 
 def judge(run: Run, opened: dict[str, Predictor], part: Part) -> None:

@@ -113,18 +113,20 @@ def write_versions(
 
 @contextmanager
 def canary_server(
-    versions: Versions, *, folder: Path, delay_s: float
+    versions: Versions, *, folder: Path, delay_s: float, device: str = "cpu"
 ) -> Iterator[tuple[Server, ManagementClient]]:
     """The live version, with a store to load others from, and the slow one slowed down."""
     slow = versions.candidates.get(SLOW)
     with serve_bundle(
         versions.live.folder,
         folder=folder,
+        device=device,
         model_store=versions.store,
         delays={slow.version: delay_s} if slow else {},
         # Admission would refuse what comes too late, and the failures would decide before p99 does.
         # Of a version that is slow and new it expects the worst: hence far above the patience.
         settings=BatchSettings(slo_s=12 * PATIENCE_S, deadline_s=PATIENCE_S, max_queue=2048),
+        start_timeout=120,
     ) as server:
         client = ManagementClient(server.url, server.name, server.management_token)
         try:
@@ -266,6 +268,7 @@ def canaries(
     shadow_s: float = 2.0,
     stories: Sequence[str] = STORIES,
     most_texts: int = 1000,
+    device: str = "cpu",
     seed: int = 0,
 ) -> tuple[Canary, ...]:
     """The stories one after the other, on one server.
@@ -286,6 +289,8 @@ def canaries(
         Requests/s.
     most_texts
         A random sample of this many is used, each answered by both versions beforehand.
+    device
+        ``"cpu"`` or ``"cuda"``, of the server.
     """
     chosen = random.Random(seed).sample(range(len(texts)), min(most_texts, len(texts)))
     asked, truth = [texts[i] for i in chosen], [labels[i] for i in chosen]
@@ -293,10 +298,10 @@ def canaries(
     expected: dict[str, Sequence[str]] = {}
     for bundle in (versions.live, *versions.candidates.values()):
         if bundle.precision == "fp32":  # an answer of dynamic INT8 depends on its batch
-            expected |= expected_labels([bundle.folder], asked)
+            expected |= expected_labels([bundle.folder], asked, device=device)
     found = []
     delay_s = 1.2 * rollout.guardrails.p99_ms / 1000
-    with canary_server(versions, folder=folder, delay_s=delay_s) as (server, client):
+    with canary_server(versions, folder=folder, delay_s=delay_s, device=device) as (server, client):
         old = versions.live.version
         for story, candidate in versions.candidates.items():
             this = replace(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.data.labelled_texts import Source
 from common.errors import require
 
 Story = Literal["good", "slow", "wrong"]
+Served = Literal["auto", "int8", "fp32", "fp16"]
+
+LEFT_TO_DEVICE: dict[str, dict[str, str | int | float]] = {
+    "cpu": {"served": "int8", "batch_size": 16, "queue_size": 200, "search_high": 4000.0},
+    "cuda": {"served": "fp16", "batch_size": 64, "queue_size": 1000, "search_high": 24_000.0},
+}
+"""Device to what ``auto`` and 0 mean on it. INT8 has no CUDA kernels, float16 few for CPUs; a GPU
+takes nearly as long for one text as for 64."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,17 @@ class Config:
     """Longer texts are cut here, [CLS] and [SEP] included."""
     judged: int = 4500
     """Test texts at most that accuracy is measured on."""
+    served: Served = "auto"
+    """Precision that is served; auto is int8 on a CPU and fp16 on a GPU."""
     workers: int = 0
-    """TorchServe worker processes, and batch threads of the lab's server; 0 is one a core."""
-    batch_size: int = 16
-    """Requests that are run at once, at most."""
+    """TorchServe worker processes, and batch threads of the lab's server; 0 is one a core, or four
+    a GPU."""
+    batch_size: int = 0
+    """Requests that are run at once, at most; 0 is 16 on a CPU and 64 on a GPU."""
     max_batch_delay_ms: int = 1
     """How long the first request of a batch waits for others (ms)."""
-    queue_size: int = 200
-    """Requests that may wait; the next one is answered 503."""
+    queue_size: int = 0
+    """Requests that may wait, the next one is answered 503; 0 is 200 on a CPU, 1,000 on a GPU."""
     failed_share: float = 0.01
     """Of the requests that may fail or be refused at a rate that counts; they are late as well, so
     that more than 0.01 never counts."""
@@ -42,8 +53,8 @@ class Config:
     """A rate counts when its p99 is below this (ms)."""
     search_low: float = 250.0
     """Lowest rate of the search for the highest one (requests/s)."""
-    search_high: float = 4000.0
-    """Highest rate of the search (requests/s)."""
+    search_high: float = 0.0
+    """Highest rate of the search (requests/s); 0 is 4,000 on a CPU and 24,000 on a GPU."""
     search_s: float = 3.0
     """Length of one trial of the search (s)."""
     search_precision: float = 0.1
@@ -78,12 +89,14 @@ class Config:
     """Port of the inference API on 127.0.0.1; 0 picks a free one."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_batch_delay_ms", "queue_size"):
+        for name in ("epochs", "max_batch_delay_ms"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be >= 1")
         require(self.texts == 0 or self.texts >= 100, "texts", self.texts, "must be 0 or >= 100")
         require(1 <= self.layers <= 6, "layers", self.layers, "must be from 1 to 6")
         require(3 <= self.max_tokens <= 512, "max_tokens", self.max_tokens, "must be from 3 to 512")
-        require(self.workers >= 0, "workers", self.workers, "must be >= 0")
+        for name in ("workers", "batch_size", "queue_size", "search_high"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "must be >= 0", "0 leaves it to the device")
         require(self.judged >= 100, "judged", self.judged, "must be >= 100")
         for name in (
             *(
@@ -100,7 +113,7 @@ class Config:
         for name in ("scaling_s", "faults_s"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be >= 0")
         require(
-            self.search_high > self.search_low,
+            not self.search_high or self.search_high > self.search_low,
             "search_high",
             self.search_high,
             f"must be above search_low = {self.search_low:g}",
@@ -120,6 +133,27 @@ class Config:
             self.inference_port,
             "must be between 0 and 65535",
         )
+
+
+def for_device(config: Config, device: str) -> Config:
+    """The configuration with a value for all that was left to the device (``workers`` excepted).
+
+    Raises
+    ------
+    InputError
+        The device's highest rate is not above ``search_low``.
+    """
+    left = {
+        name: value
+        for name, value in LEFT_TO_DEVICE[device].items()
+        if getattr(config, name) in ("auto", 0)
+    }
+    return replace(config, **left)  # type: ignore[arg-type]
+
+
+WORKERS_PER_GPU = 4
+"""Two layers leave a GPU waiting for tokens and for Python: four workers answered at least 2.6
+times what one did (docs/benchmarks.md)."""
 
 
 SCALES = {

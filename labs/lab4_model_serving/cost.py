@@ -91,6 +91,24 @@ def read_prices(path: Path = PRICES) -> PriceTable:
     return PriceTable(**head, instances=instances)
 
 
+def like_this(prices: PriceTable, *, cpus: float, gpu: str = "") -> Instance | None:
+    """The cheapest instance like the machine that a rate was measured on; None for none.
+
+    Parameters
+    ----------
+    cpus
+        Its cores. They must be the same where it serves on them, and do not count with a GPU.
+    gpu
+        The name of the GPU that serves; empty for a CPU.
+    """
+    alike = [
+        each
+        for each in prices.instances.values()
+        if each.gpu == gpu and (gpu or each.vcpus == round(cpus))
+    ]
+    return min(alike, key=lambda each: each.hourly, default=None)
+
+
 @dataclass(frozen=True)
 class FleetCost:
     """A fleet for a peak, and what its answers cost."""

@@ -40,12 +40,14 @@ class Plan:
 
     device: Literal["cpu", "cuda"]
     workers: int
-    """Processes; on GPUs one each, because a second would only share it."""
+    """Processes, on GPUs a multiple of ``gpus``."""
     threads: int
     """Intra-op threads of each."""
     batch_size: int
     max_batch_delay_ms: int
     reason: str
+    gpus: int = 0
+    """That the workers are spread over."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -57,7 +59,8 @@ class Plan:
     def worker_env(self, worker: int) -> dict[str, str]:
         """``env``, and for GPUs the one that this worker sees."""
         require(0 <= worker < self.workers, "worker", worker, f"must be in [0, {self.workers})")
-        return {**self.env, "CUDA_VISIBLE_DEVICES": str(worker) if self.device == "cuda" else ""}
+        visible = str(worker % self.gpus) if self.device == "cuda" else ""
+        return {**self.env, "CUDA_VISIBLE_DEVICES": visible}
 
 
 def this_machine(cgroup: Path = CGROUP) -> Machine:
@@ -93,12 +96,11 @@ def cgroup_memory(cgroup: Path = CGROUP) -> float:
 def _gpus() -> int:
     import onnxruntime as ort
 
+    from common import hardware
+
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return len(hardware.detect().gpus)
 
 
 def plan(
@@ -108,13 +110,15 @@ def plan(
     worker_memory_bytes: int = 400 * 2**20,
     reserved_cpus: float = 0.0,
     latency_budget_ms: float = 50.0,
+    workers_per_gpu: int = 1,
 ) -> Plan:
     """Choose how to serve on ``machine``.
 
     On CPUs: one worker a core with one thread each, as many as memory holds. Several workers with
     one thread serve more requests per second than one worker with several, because small
-    matrices are not worth a barrier between threads; a single request takes longer. On GPUs: one
-    worker a GPU, with large batches, since a GPU takes nearly as long for one row as for many.
+    matrices are not worth a barrier between threads; a single request takes longer. On GPUs:
+    large batches, since a GPU takes nearly as long for one row as for many, and one worker a GPU
+    unless the model is so small that the GPU waits for the worker.
 
     Parameters
     ----------
@@ -126,6 +130,8 @@ def plan(
         Cores for others: a front end, a load generator.
     latency_budget_ms
         The p99 to keep; a tenth of it may go into waiting for a batch.
+    workers_per_gpu
+        Workers that share each GPU: 1 for a model that keeps it busy.
 
     Raises
     ------
@@ -136,6 +142,7 @@ def plan(
     require(worker_memory_bytes > 0, "worker_memory_bytes", worker_memory_bytes, "must be > 0")
     require(reserved_cpus >= 0, "reserved_cpus", reserved_cpus, "must be >= 0")
     require(latency_budget_ms > 0, "latency_budget_ms", latency_budget_ms, "must be > 0")
+    require(workers_per_gpu >= 1, "workers_per_gpu", workers_per_gpu, "must be >= 1")
     if device == "cuda" and machine.gpus == 0:
         raise InputError(
             "device = 'cuda', but no GPU can be used here (none, hidden by CUDA_VISIBLE_DEVICES, "
@@ -151,14 +158,16 @@ def plan(
     delay = max(1, min(10, int(latency_budget_ms / 10)))
     cpus = max(1, int(machine.cpus - reserved_cpus))
     if machine.gpus and device != "cpu":
-        workers = min(machine.gpus, fit)
+        each = min(workers_per_gpu, max(1, fit // machine.gpus))
+        gpus = min(machine.gpus, fit)
         return Plan(
             "cuda",
-            workers,
-            threads=max(1, cpus // workers),
+            gpus * each,
+            threads=max(1, cpus // (gpus * each)),
             batch_size=64,
             max_batch_delay_ms=delay,
-            reason=f"{machine.gpus} GPUs: one worker each, large batches",
+            reason=f"{gpus} GPU(s), {each} worker(s) each, large batches",
+            gpus=gpus,
         )
     workers = min(cpus, fit)
     why = f"memory for {fit} workers" if fit < cpus else f"{machine.cpus:g} cores"

@@ -114,12 +114,19 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     return torch.export.load(path)
 
 
-def run_program(module: torch.nn.Module, inputs: Arrays) -> NDArray[Any]:
-    """The first output of a module, scripted or ``program.module()``, for numpy inputs."""
+def run_program(module: torch.nn.Module, inputs: Arrays, *, device: str = "cpu") -> NDArray[Any]:
+    """The first output of a module, scripted or ``program.module()``, for numpy inputs.
+
+    Parameters
+    ----------
+    device
+        Where the module's weights are; inputs are copied there and the output back.
+    """
     import torch
 
     with torch.inference_mode():
-        answer: NDArray[Any] = module(*(torch.from_numpy(a) for a in inputs.values())).numpy()
+        given = (torch.from_numpy(array).to(device) for array in inputs.values())
+        answer: NDArray[Any] = module(*given).cpu().numpy()
     return answer
 
 
@@ -219,7 +226,9 @@ def _require_dynamic(graph: onnx.ModelProto, dynamic: dict[str, dict[int, str]])
                 )
 
 
-def session(path: Path, *, threads: int = 1, device: str = "cpu") -> ort.InferenceSession:
+def session(
+    path: Path, *, threads: int = 1, device: str = "cpu", device_id: int = 0
+) -> ort.InferenceSession:
     """Open an ONNX file for inference.
 
     Parameters
@@ -229,13 +238,16 @@ def session(path: Path, *, threads: int = 1, device: str = "cpu") -> ort.Inferen
         every worker starts a thread a core and they fight.
     device
         ``"cpu"``, ``"cuda"`` or ``"tensorrt"``.
+    device_id
+        Which of the GPUs.
 
     Raises
     ------
     InputError
         The file is missing, or the device is asked for and is not there.
     """
-    return open_session(path, SessionSettings(intra_threads=threads, device=device))
+    settings = SessionSettings(intra_threads=threads, device=device, device_id=device_id)
+    return open_session(path, settings)
 
 
 def run(opened: ort.InferenceSession, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from labs.lab4_model_serving.tokens import Tokens
 
 NAME = "intents"
-FP32_VERSION, INT8_VERSION = "1.0", "2.0"
+FP32_VERSION, SERVED_VERSION = "1.0", "2.0"
 EAGER, FROZEN, ONNX, FUSED, INT8 = "eager", "frozen", "ONNX", "ONNX fused", "INT8"
+HALF = "fp16"
+SERVED = {"fp32": FUSED, "int8": INT8, "fp16": HALF}
+"""Precision to the form that is served."""
+REDUCED = (INT8, HALF)
+"""Other numbers than the trained model's, on purpose: judged by accuracy, not by logits."""
 BATCH = 32
 RUNG_TEXTS = 1500  # that the accuracy of a rung is measured on
 
@@ -62,12 +67,17 @@ def train(run: Run, config: Config) -> Trained:
     return Trained(split, model, tokens, judged, tokens.ids(judged.texts))
 
 
-def convert(run: Run, trained: Trained) -> dict[str, Artefact]:
-    """TorchScript, ``torch.export``, ONNX, fused ONNX and INT8, each written and read back."""
+def convert(run: Run, config: Config, trained: Trained) -> dict[str, Artefact]:
+    """TorchScript, ``torch.export``, ONNX, fused ONNX and INT8, each written and read back.
+
+    All answer on one CPU core, but for float16, which is made where it is served and answers on
+    the device that serves it.
+    """
     import torch
 
     from labs.lab4_model_serving import classifier
     from labs.lab4_model_serving.artefacts import build_artefacts, onnx_artefact
+    from labs.lab4_model_serving.half_precision import half_precision
     from labs.lab4_model_serving.parity_report import QUANTIZED
     from labs.lab4_model_serving.quantization import operator_counts, quantize_int8
 
@@ -78,6 +88,9 @@ def convert(run: Run, trained: Trained) -> dict[str, Artefact]:
     # Fused first: what is quantized then are half as many nodes.
     int8 = quantize_int8(fused, run.work / "int8.onnx")
     found[INT8] = onnx_artefact(INT8, int8, QUANTIZED)
+    if config.served == "fp16":
+        half = half_precision(fused, run.work / "half.onnx")
+        found[HALF] = onnx_artefact(HALF, half, QUANTIZED, device=run.device)
     for name, path in (("exported", onnx), ("fused", fused), ("int8", int8)):
         run.metric(f"onnx.nodes_{name}", operator_counts(path).total(), unit="nodes")
     return found
@@ -105,8 +118,7 @@ def parity(run: Run, trained: Trained, artefacts: Mapping[str, Artefact]) -> Non
         batches=[pad(ids[at : at + BATCH]) for at in range(0, n, BATCH)],
         labels=trained.judged.labels[:n],
     )
-    # INT8 is judged by its accuracy, further down; the others must be the same model.
-    exact = [each for each in report if each.name != INT8]
+    exact = [each for each in report if each.name not in REDUCED]
     require_report(exact)
     for each in report:
         slug = re.sub(r"\W+", "_", each.name.lower())
@@ -142,7 +154,8 @@ def runtime(run: Run, trained: Trained, artefacts: Mapping[str, Artefact]) -> No
     run.figure(
         "operators",
         draw_operator_times(profiles),
-        caption="Time of one run over 8 texts by operator, from ONNX Runtime's own profile.",
+        caption="Time of one run over 8 texts by operator on one CPU core, from ONNX Runtime's own "
+        "profile.",
     )
 
 
@@ -185,12 +198,13 @@ def precisions(
                 cell.median_us,
                 unit="us",
                 n=cell.rounds,
-                how="median over rounds, an item, one thread",
+                how="median over rounds, an item, one CPU core",
             )
     run.figure(
         "crossover",
         draw_crossover(crossover),
-        caption="Microseconds a text by precision and batch size, median and quartiles.",
+        caption="Microseconds a text by precision and batch size on one CPU core, median and "
+        "quartiles.",
     )
     run.figure(
         "precisions",
@@ -202,12 +216,19 @@ def precisions(
 def climb(
     run: Run, config: Config, trained: Trained, artefacts: Mapping[str, Artefact]
 ) -> list[Rung]:
-    """Forms of the model, alone and then batched: accuracy, size, latency, rate in the SLO."""
+    """Forms of the model, alone and then batched: accuracy, size, latency, rate in the SLO.
+
+    All on the run's device: those that a GPU cannot run are left out, and the report says so.
+    """
+    from labs.lab4_model_serving.device_stages import on_device
     from labs.lab4_model_serving.ladder import Step, measure
     from labs.lab4_model_serving.tokens import pad
 
+    served = SERVED[config.served]
+    forms = on_device(trained, artefacts, served, run.device)
+
     def step(name: str, form: str, max_batch: int = 1) -> Step:
-        predict, path = artefacts[form].predict, artefacts[form].path
+        predict, path = forms[form].predict, forms[form].path
         weights = sum(4 * p.numel() for p in trained.model.parameters())
         return Step(
             name,
@@ -216,14 +237,13 @@ def climb(
             max_batch=max_batch,
         )
 
+    names = {EAGER: "eager PyTorch", FROZEN: "TorchScript"}
     steps = [
-        step("eager PyTorch", EAGER),
-        step("TorchScript", FROZEN),
-        step("ONNX", ONNX),
-        step("ONNX fused", FUSED),
-        step("INT8", INT8),
-        step("INT8 batched", INT8, config.batch_size),
+        step(names.get(form, form), form)
+        for form in dict.fromkeys((EAGER, FROZEN, ONNX, FUSED, served))
+        if form in forms
     ]
+    steps.append(step(f"{served} batched", served, config.batch_size))
     rungs = []
     for each in steps:
         rung = measure(
@@ -249,21 +269,22 @@ def climb(
 def bundles(
     run: Run, config: Config, trained: Trained, artefacts: Mapping[str, Artefact]
 ) -> list[Bundle]:
-    """Pack float32 as version 1.0 and INT8 as 2.0, with the accuracy each has."""
+    """Pack float32 as version 1.0 and what is served as 2.0, with the accuracy each has."""
     from labs.lab4_model_serving.bundle import write_bundle
     from labs.lab4_model_serving.classifier import minilm
     from labs.lab4_model_serving.paired_accuracy import compare_accuracy
 
-    paths = {"fp32": path_of(artefacts[FUSED]), "int8": path_of(artefacts[INT8])}
-    rows = compare_accuracy(paths, trained.ids, trained.judged.labels)
-    drop = rows[1].against_fp32
+    precisions = dict.fromkeys(("fp32", str(config.served)))
+    paths = {name: path_of(artefacts[SERVED[name]]) for name in precisions}
+    rows = compare_accuracy(paths, trained.ids, trained.judged.labels, device=run.device)
+    drop = rows[-1].against_fp32
     run.metric(
         "serving.accuracy_drop",
         drop.drop,
         unit="ratio",
         n=drop.n,
         ci95=drop.ci95,
-        how="float32 minus INT8, paired by text",
+        how=f"float32 minus {config.served}, paired by text, both on {run.device}",
     )
     return [
         write_bundle(
@@ -277,5 +298,5 @@ def bundles(
             max_tokens=config.max_tokens,
             facts={"accuracy": row.accuracy, "n": len(trained.judged)},
         )
-        for row, version in zip(rows, (FP32_VERSION, INT8_VERSION), strict=True)
+        for row, version in ((rows[0], FP32_VERSION), (rows[-1], SERVED_VERSION))
     ]

@@ -85,7 +85,10 @@ class OnnxHandler:
             )
         gpu = properties.get("gpu_id")
         self.session = session(
-            found[0], threads=self.threads, device="cpu" if gpu is None else "cuda"
+            found[0],
+            threads=self.threads,
+            device="cpu" if gpu is None else "cuda",
+            device_id=int(gpu or 0),
         )
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.setup()

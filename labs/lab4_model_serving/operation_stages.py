@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from labs.lab4_model_serving.rate_search import FoundRate
 
 FAULT_AT_S = 2.0
+CUDA_START_S = 15.0
+"""A worker that is started anew loads CUDA's libraries: so much longer is watched on a GPU (s)."""
 OUTAGE_CLAIMS = ("L4.kill", "L4.drain")
 
 
@@ -145,6 +147,7 @@ def break_things(run: Run, config: Config, bundle: Bundle, part: Part) -> None:
     from labs.lab4_model_serving import faults
     from labs.lab4_model_serving.archive import archive_bundle
     from labs.lab4_model_serving.predictor import Predictor
+    from labs.lab4_model_serving.serving_stages import START_S
     from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
 
     store = run.work / "faults"
@@ -152,11 +155,19 @@ def break_things(run: Run, config: Config, bundle: Bundle, part: Part) -> None:
         bundle.name, archive_bundle(bundle, store), bundle.version, batch_size=8, workers=2
     )
     port = free_port()
-    expected = faults.expected_labels(Predictor(bundle), part.texts[:500])
+    on_gpu = run.device == "cuda"
+    expected = faults.expected_labels(Predictor(bundle, device=run.device), part.texts[:500])
     folder = run.dir / "logs" / "faults"
     wrong: list[int] = []
     with faults.keep_running(
-        lambda: torchserve(store, [spec], folder=folder, inference_port=port)
+        lambda: torchserve(
+            store,
+            [spec],
+            folder=folder,
+            inference_port=port,
+            gpus=int(on_gpu),
+            start_timeout=START_S[run.device],
+        )
     ) as kept:
         url = kept.server.prediction_url(bundle.name)
 
@@ -168,7 +179,7 @@ def break_things(run: Run, config: Config, bundle: Bundle, part: Part) -> None:
                 fault,
                 name=name,
                 rate=100.0,
-                seconds=config.faults_s,
+                seconds=config.faults_s + CUDA_START_S * on_gpu,
                 at_s=FAULT_AT_S,
                 seed=run.seed,
                 restarts=lambda: kept.restarts,
@@ -307,21 +318,21 @@ def watch(run: Run) -> None:
 
 def pay(run: Run, served: FoundRate) -> None:
     """What a million requests cost at the rate that was measured, by an editable price table."""
-    from labs.lab4_model_serving.cost import fleet_cost, read_prices
+    from labs.lab4_model_serving.cost import PRICES, fleet_cost, like_this, read_prices
+    from labs.lab4_model_serving.deployment import this_machine
 
-    if not served.confirmed:
-        run.metric(
-            "cost.per_million",
-            None,
-            unit="USD",
-            reason="no rate was confirmed, so no machine is known to suffice",
-        )
-        return
     prices = read_prices()
-    instance = min(
-        prices.instances.values(),
-        key=lambda each: (bool(each.gpu), abs(each.vcpus - 2), each.hourly),
-    )
+    gpu = run.results.hardware["gpus"][0]["name"] if run.device == "cuda" else ""
+    cores = this_machine().cpus
+    instance = like_this(prices, cpus=cores, gpu=gpu)
+    why = ""
+    if not served.confirmed:
+        why = "no rate was confirmed, so no machine is known to suffice"
+    elif instance is None:
+        why = f"{PRICES.name} has no machine with {gpu or f'{cores:g} cores'}: add yours"
+    if why or instance is None:
+        run.metric("cost.per_million", None, unit=prices.currency, reason=why)
+        return
     fleet = fleet_cost(
         peak_rate=20_000, mean_rate=8_000, replica_qps=served.rate, hourly=instance.hourly
     )

@@ -44,6 +44,8 @@ class SessionSettings:
 
     device: str = "cpu"
     """``"cpu"``, ``"cuda"`` or ``"tensorrt"``."""
+    device_id: int = 0
+    """Which of the GPUs that this process sees; a CPU has no number."""
     optimization: str = "all"
     """A key of ``LEVELS``."""
     intra_threads: int = 1
@@ -65,6 +67,7 @@ class SessionSettings:
             self.optimization,
             f"must be one of {_or(LEVELS)}",
         )
+        require(self.device_id >= 0, "device_id", self.device_id, "must be >= 0")
         require(self.intra_threads >= 0, "intra_threads", self.intra_threads, "must be >= 0")
         require(self.inter_threads >= 1, "inter_threads", self.inter_threads, "must be >= 1")
 
@@ -142,7 +145,12 @@ def open_session(
     if settings.device != "cpu":
         ort.preload_dlls()  # CUDA and cuDNN of the packages that torch brings
     opened = ort.InferenceSession(
-        str(path), options or session_options(settings), providers=providers
+        str(path),
+        options or session_options(settings),
+        providers=[
+            name if name == "CPUExecutionProvider" else (name, {"device_id": settings.device_id})
+            for name in providers
+        ],
     )
     # Switches off the retry on other providers when a run fails.
     opened.disable_fallback()

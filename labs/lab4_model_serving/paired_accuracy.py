@@ -205,13 +205,15 @@ class PrecisionAccuracy:
     against_fp32: PairedAccuracy
 
 
-def logits(path: Path, ids: Sequence[Sequence[int]], *, batch: int = 32) -> NDArray[np.float32]:
+def logits(
+    path: Path, ids: Sequence[Sequence[int]], *, batch: int = 32, device: str = "cpu"
+) -> NDArray[np.float32]:
     """Logits [n, classes] of rows of token ids, in batches in the order given, as served."""
     from labs.lab4_model_serving.export import session
     from labs.lab4_model_serving.tokens import pad
 
     require(len(ids) >= 1, "number of texts", len(ids), "must be at least 1")
-    opened = session(path)
+    opened = session(path, device=device)
     return np.concatenate(
         [opened.run(["logits"], pad(ids[at : at + batch]))[0] for at in range(0, len(ids), batch)]
     )
@@ -223,6 +225,7 @@ def compare_accuracy(
     labels: ArrayLike,
     *,
     batch: int = 32,
+    device: str = "cpu",
 ) -> list[PrecisionAccuracy]:
     """Accuracy beside size of every precision, each paired with the first, the float32 model.
 
@@ -232,11 +235,13 @@ def compare_accuracy(
         Precision to ONNX file; the first is the reference.
     batch
         As served: dynamic INT8 answers depend on it.
+    device
+        ``"cpu"`` or ``"cuda"``, where all of them run.
     """
     require(len(models) >= 1, "models", len(models), "must be at least 1")
     reference, rows = None, []
     for precision, path in models.items():
-        found = logits(path, ids, batch=batch)
+        found = logits(path, ids, batch=batch, device=device)
         reference = found if reference is None else reference
         pair = paired_accuracy(reference, found, labels)
         right = round(pair.candidate * pair.n)

@@ -39,7 +39,7 @@ class Limits:
 
 
 QUANTIZED = Limits(max_abs_error=None, min_agreement=0.97)
-"""For INT8: logits move, decisions must not."""
+"""For INT8 and float16: logits move, decisions must not."""
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ def measure_crossover(
     batches: Sequence[int] = BATCHES,
     rounds: int = 7,
     threads: int = 1,
+    device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Crossover:
     """Time every model at every batch size on the same items.
@@ -187,6 +188,8 @@ def measure_crossover(
         At least 3, for quartiles.
     threads
         Intra-op threads of ONNX Runtime.
+    device
+        ``"cpu"`` or ``"cuda"``, where all of them run.
     clock
         Seconds.
 
@@ -200,7 +203,7 @@ def measure_crossover(
     require(len(models) >= 1, "models", len(models), "must be at least 1")
     require(len(batches) >= 1 and min(batches) >= 1, "batches", tuple(batches), "must be >= 1")
     require(rounds >= 3, "rounds", rounds, "must be >= 3")
-    opened = {name: session(path, threads=threads) for name, path in models.items()}
+    opened = {name: session(path, threads=threads, device=device) for name, path in models.items()}
     passes = {batch: [dict(each) for each in batcher(batch)] for batch in batches}
     items = {
         batch: sum(len(next(iter(each.values()))) for each in inputs)

@@ -37,6 +37,8 @@ class Predictor:
         ``"cpu"`` or ``"cuda"``.
     threads
         Intra-op threads of ONNX Runtime.
+    device_id
+        Which of the GPUs.
 
     Raises
     ------
@@ -44,10 +46,15 @@ class Predictor:
         A broken bundle, or a device that is not there.
     """
 
-    def __init__(self, bundle: Bundle | Path, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle | Path, *, device: str = "cpu", threads: int = 1, device_id: int = 0
+    ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.tokens = Tokens(self.bundle.tokenizer, self.bundle.max_tokens)
-        self.session = session(self.bundle.model, threads=threads, device=device)
+        self.device = device
+        self.session = session(
+            self.bundle.model, threads=threads, device=device, device_id=device_id
+        )
 
     @property
     def version(self) -> str:

@@ -25,6 +25,7 @@ def the_table(
     from labs.lab4_model_serving.ladder import draw_ladder, draw_table
 
     rates = {}
+    device = "one CPU core" if run.device == "cpu" else "the GPU"
     for rung in rungs:
         area = "ladder." + rung.name.lower().replace(" ", "_")
         run.metric(f"{area}.accuracy", rung.accuracy, unit="ratio", n=rung.n)
@@ -36,8 +37,8 @@ def the_table(
             rung.qps_at_slo,
             unit="1/s",
             n=best.n if best else 0,
-            how=f"open loop in this process, p99 < {config.p99_limit_ms:g} ms, answered; one trial"
-            + (", the highest rate tried" if rung.search.at_limit else ""),
+            how=f"open loop in this process on {device}, p99 < {config.p99_limit_ms:g} ms, answered"
+            "; one trial" + (", the highest rate tried" if rung.search.at_limit else ""),
         )
         rates[rung.name] = rung.qps_at_slo
     eager, batched = rungs[0].qps_at_slo, rungs[-1].qps_at_slo
@@ -45,9 +46,12 @@ def the_table(
         "serving.speedup_vs_eager",
         batched / eager if eager else None,
         unit="ratio",
-        how="rate within the limit, batched INT8 over eager PyTorch, both in one process",
+        how=f"rate within the limit, batched {config.served} over eager PyTorch, both in one "
+        f"process on {device}",
         reason="" if eager else "eager PyTorch kept the limit at no rate that was tried",
     )
+    for name, why in left_out(run.device, config.served).items():
+        run.metric(f"ladder.{name}.qps_at_slo", None, unit="1/s", reason=why)
     rates["served by TorchServe"] = served.rate
     rates["served by the lab's server"] = own.rate
     served_rows = [("TorchServe, HTTP", "serving", served), ("the lab's server", "own", own)]
@@ -76,9 +80,22 @@ def the_table(
         "ladder",
         draw_ladder(rates, config.p99_limit_ms),
         caption="One classifier, step by step: the rate that keeps the limit. The rungs answer in "
-        "this process on one thread; the servers have a worker a core, and share the cores with "
-        "HTTP and the load generator.",
+        f"this process, one batch at a time on {device}; the servers have "
+        f"{run.results.metrics['serving.workers'].value:g} workers, and share the cores with HTTP "
+        "and the load generator.",
     )
+
+
+def left_out(device: str, served: str) -> dict[str, str]:
+    """Rungs that a GPU does not have, each with the reason."""
+    if device == "cpu":
+        return {}
+    found = {
+        "torchscript": "its constants were frozen on the CPU; measured where the device is one"
+    }
+    if served != "int8":
+        found["int8"] = "dynamic INT8 has no CUDA kernels: see placement.int8_kernels_on_cpu"
+    return found
 
 
 def what_this_scale_leaves_out(run: Run, config: Config) -> None:

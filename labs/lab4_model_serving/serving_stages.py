@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 
 OVERLOAD_CLAIMS = ("L4.overload", "L4.shed", "L4.recovery")
 OVERLOAD_S = 30.0
+START_S = {"cpu": 60.0, "cuda": 120.0}
+"""So long may a server take to be ready: on a GPU each worker loads CUDA's libraries first."""
 
 
 def plan_for(run: Run, config: Config) -> Plan:
     """Device, workers and threads for this machine; ``--workers`` has the last word."""
     from dataclasses import replace
 
+    from labs.lab4_model_serving.config import WORKERS_PER_GPU
     from labs.lab4_model_serving.deployment import plan, this_machine
 
-    found = plan(this_machine(), device="cuda" if run.device == "cuda" else "cpu")
-    return replace(found, workers=config.workers) if config.workers else found
+    found = plan(
+        this_machine(),
+        device="cuda" if run.device == "cuda" else "cpu",
+        workers_per_gpu=WORKERS_PER_GPU,
+    )
+    if not config.workers:
+        return found
+    return replace(found, workers=config.workers, reason=f"--workers {config.workers}")
 
 
 def bodies_of(part: Part) -> list[bytes]:
@@ -52,34 +61,30 @@ def said(rate: float, result: LoadResult) -> None:
 
 
 @contextmanager
-def on_torchserve(run: Run, config: Config, bundles: Sequence[Bundle]) -> Iterator[TorchServe]:
-    """TorchServe with both versions: INT8 answers, float32 is one URL away."""
+def on_torchserve(run: Run, config: Config, bundle: Bundle) -> Iterator[TorchServe]:
+    """TorchServe with the bundle: a worker a core, or several on each GPU."""
     from labs.lab4_model_serving.archive import archive_bundle
-    from labs.lab4_model_serving.deployment import this_machine
     from labs.lab4_model_serving.torchserve import ModelSpec, torchserve
 
     store = run.work / "store"
     served = plan_for(run, config)
     run.metric("serving.workers", served.workers, unit="processes", how=served.reason)
-    specs = [
-        ModelSpec(
-            bundle.name,
-            archive_bundle(bundle, store),
-            bundle.version,
-            workers=served.workers if bundle is bundles[-1] else 1,
-            batch_size=config.batch_size,
-            max_batch_delay_ms=config.max_batch_delay_ms,
-            default=bundle is bundles[-1],
-        )
-        for bundle in bundles
-    ]
+    spec = ModelSpec(
+        bundle.name,
+        archive_bundle(bundle, store),
+        bundle.version,
+        workers=served.workers,
+        batch_size=config.batch_size,
+        max_batch_delay_ms=config.max_batch_delay_ms,
+    )
     with torchserve(
         store,
-        specs,
+        [spec],
         folder=run.dir / "logs" / "torchserve",
         inference_port=config.inference_port,
         queue_size=config.queue_size,
-        gpus=this_machine().gpus if served.device == "cuda" else 0,
+        gpus=served.gpus,
+        start_timeout=START_S[served.device],
     ) as server:
         print(f"  TorchServe on {server.url}, workers {server.worker_pids()}", flush=True)
         yield server
@@ -97,8 +102,8 @@ def load_torchserve(
     run.figure(
         "rates",
         draw_rate_search(found, config.p99_limit_ms),
-        caption="TorchServe, INT8, raw text over HTTP: the p99 with its 95 % interval at every "
-        "rate that was tried.",
+        caption=f"TorchServe, {bundle.precision} on {run.device}, raw text over HTTP: the p99 with "
+        "its 95 % interval at every rate that was tried.",
     )
     return found
 
@@ -121,7 +126,8 @@ def find(
     bodies = bodies_of(part)
     # The JVM compiles what is hot only under load: cold, it stalls for 100 ms and more.
     warm = min(8.0, 2 * config.search_s)
-    load_http(url, bodies, poisson_schedule(config.search_high / 4, warm, 1), headers=headers)
+    rate = min(config.search_high / 4, 4 * config.search_low)
+    load_http(url, bodies, poisson_schedule(rate, warm, 1), headers=headers)
     return find_rate(
         url,
         bodies,
@@ -192,6 +198,7 @@ def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRat
         folder=run.dir / "logs" / "own",
         settings=settings,
         device=served.device,
+        start_timeout=START_S[served.device],
     ) as server:
         url, headers = server.prediction_url(), server.headers
         found = find(run, config, url, headers, part, confirm_s=config.confirm_s / 6)
@@ -370,7 +377,8 @@ def roll_out(run: Run, config: Config, bundles: Sequence[Bundle], part: Part) ->
     names = [bundles[0].labels[label] for label in part.labels]
     if run.scale == "smoke":
         # Its model has hardly learnt: nobody could be told from a wrong one by the true labels.
-        names = [answer.label for answer in Predictor(bundles[0]).predict(part.texts)]
+        live = Predictor(bundles[0], device=run.device)
+        names = [answer.label for answer in live.predict(part.texts)]
     found = canary_run.canaries(
         bundles[0].folder,
         bundles[1].folder,
@@ -381,6 +389,7 @@ def roll_out(run: Run, config: Config, bundles: Sequence[Bundle], part: Part) ->
         rate=config.canary_rate,
         stories=config.rollouts,
         most_texts=min(1000, len(part)),
+        device=run.device,
         seed=run.seed,
     )
     for canary in found:

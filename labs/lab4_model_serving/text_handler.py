@@ -26,9 +26,12 @@ class TextHandler(onnx_handler.OnnxHandler):
         """
         worker_io.tune()
         properties = context.system_properties
-        device = "cpu" if properties.get("gpu_id") is None else "cuda"
+        gpu = properties.get("gpu_id")
         self.predictor = predictor.Predictor(
-            pathlib.Path(properties["model_dir"]), device=device, threads=self.threads
+            pathlib.Path(properties["model_dir"]),
+            device="cpu" if gpu is None else "cuda",
+            device_id=int(gpu or 0),
+            threads=self.threads,
         )
         self.limits = protocol.Limits()
         self.predictor.predict(["the first run is slow: not at a user's expense"])

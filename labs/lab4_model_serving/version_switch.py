@@ -42,7 +42,7 @@ class Switching:
 
 
 def expected_labels(
-    bundles: Sequence[Path], texts: Sequence[str], *, batch: int = 64
+    bundles: Sequence[Path], texts: Sequence[str], *, batch: int = 64, device: str = "cpu"
 ) -> dict[str, list[str]]:
     """Version to its Predictor's label of each text.
 
@@ -52,7 +52,7 @@ def expected_labels(
 
     found = {}
     for bundle in bundles:
-        predictor = Predictor(bundle)
+        predictor = Predictor(bundle, device=device)
         found[predictor.version] = [
             answer.label
             for at in range(0, len(texts), batch)

@@ -1,8 +1,5 @@
 """The benchmark on the accelerator: its arithmetic, and each part once on the CPU."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from common.errors import InputError
@@ -10,14 +7,11 @@ from labs.lab4_model_serving.bench_gpu import (
     Bench,
     Point,
     draw_curve,
-    half_precision,
     point,
     report_direct,
 )
 from labs.lab4_model_serving.bundle import Bundle
-from labs.lab4_model_serving.export import session
 from labs.lab4_model_serving.predictor import Predictor
-from labs.lab4_model_serving.tokens import pad
 
 TEXTS = ["what is on my calendar", "set an alarm", "how much money have i", "word"]
 
@@ -67,18 +61,6 @@ def test_a_point_counts_whole_batches_of_all_threads(tiny_bundle: Bundle, thread
     assert 0 < found.p50_ms <= found.p99_ms
     # Never more than every thread busy all the time with batches as fast as the fastest half.
     assert found.qps <= 2.5 * 4 * threads / (found.p50_ms / 1000)
-
-
-def test_half_precision_keeps_types_and_answers(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """A client sees float32 as before, the same label, and logits to a few thousandths."""
-    half_precision(tiny_bundle.model, tmp_path / "half.onnx")
-    whole, half = session(tiny_bundle.model), session(tmp_path / "half.onnx")
-    inputs = pad(Predictor(tiny_bundle).encode(TEXTS))
-    (expected,), (found,) = (each.run(["logits"], inputs) for each in (whole, half))
-    assert found.dtype == expected.dtype == np.float32
-    assert (tmp_path / "half.onnx").stat().st_size < 0.75 * tiny_bundle.model.stat().st_size
-    np.testing.assert_allclose(found, expected, atol=0.02)
-    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
 def test_the_curve_has_a_line_for_each_precision_and_number_of_threads() -> None:

@@ -181,3 +181,16 @@ def test_following_the_load_saves_what_the_nights_do_not_need() -> None:
     following, fixed = cost.autoscaled_replica_hours(rates, 500.0)
     assert fixed == 24 * 8
     assert 0.5 < following / fixed < 0.75
+
+
+def test_a_rate_is_priced_by_a_machine_like_the_one_it_was_measured_on() -> None:
+    """The rate of 16 cores at the price of two would be eight times too cheap."""
+    prices = cost.read_prices()
+    two = cost.like_this(prices, cpus=2)
+    assert two is not None
+    assert (two.vcpus, two.gpu) == (2, "")
+    assert cost.like_this(prices, cpus=16) is None
+    small = cost.like_this(prices, cpus=16, gpu="NVIDIA L4")
+    assert small is not None
+    assert small.gpu == "NVIDIA L4"
+    assert cost.like_this(prices, cpus=2, gpu="NVIDIA H200") is None

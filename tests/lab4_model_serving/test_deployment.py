@@ -41,6 +41,16 @@ def test_a_gpu_machine_gets_a_worker_a_gpu_and_large_batches() -> None:
         found.worker_env(2)
 
 
+def test_workers_of_a_small_model_share_each_gpu() -> None:
+    """A GPU that waits for Python takes several workers, and they are spread evenly."""
+    found = plan(Machine(16, 64 * GIB, gpus=2), workers_per_gpu=4)
+    assert (found.workers, found.gpus, found.threads) == (8, 2, 2)
+    seen = [found.worker_env(i)["CUDA_VISIBLE_DEVICES"] for i in range(8)]
+    assert [seen.count(gpu) for gpu in ("0", "1")] == [4, 4]
+    assert plan(Machine(16, GIB, gpus=1), workers_per_gpu=4).workers == 2, "memory for two"
+    assert plan(Machine(16, 64 * GIB), workers_per_gpu=4).gpus == 0
+
+
 def test_cuda_without_a_gpu_is_a_clear_error() -> None:
     """ONNX Runtime would warn, and serve on the CPU at a tenth of the speed."""
     with pytest.raises(InputError, match="no GPU can be used here"):
@@ -91,6 +101,7 @@ def test_a_container_is_asked_for_its_quota(tmp_path: Path) -> None:
         ({"worker_memory_bytes": 0}, "worker_memory_bytes"),
         ({"reserved_cpus": -1.0}, "reserved_cpus"),
         ({"latency_budget_ms": 0.0}, "latency_budget_ms"),
+        ({"workers_per_gpu": 0}, "workers_per_gpu"),
     ],
 )
 def test_impossible_wishes_are_refused(options: dict[str, object], named: str) -> None:

@@ -183,8 +183,10 @@ def test_http_errors_are_failures():
     with ThreadingHTTPServer((LOOPBACK, 0), Overloaded) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://{LOOPBACK}:{server.server_port}/"
-        result = load_http(url, [b"{}"], np.arange(10) * 0.01, timeout=2)
-        server.shutdown()
+        try:
+            result = load_http(url, [b"{}"], np.arange(10) * 0.01, timeout=2)
+        finally:  # without the exercise there is no result, and the thread would outlive the tests
+            server.shutdown()
     assert result.failed == 10
     assert result.errors == {"HTTP 503": 10}
     assert result.summary.p99_ms == 2000

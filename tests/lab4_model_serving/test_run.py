@@ -7,7 +7,8 @@ import pytest
 
 from labs.lab4_model_serving import traps
 from labs.lab4_model_serving.claims import CLAIMS, FAULTS, FULL_SIZE
-from labs.lab4_model_serving.config import SCALES
+from labs.lab4_model_serving.config import LEFT_TO_DEVICE, SCALES, Config, for_device
+from labs.lab4_model_serving.report import left_out
 
 TRAPS = {  # what must hold of the first number that is wrong and the first that is right
     "coordinated_omission": lambda wrong, right: wrong < 100 < right,
@@ -111,11 +112,31 @@ def test_every_claim_has_an_id_of_its_own():
     assert {"smoke", "standard", "full"} == set(SCALES)
 
 
+@pytest.mark.parametrize("device", LEFT_TO_DEVICE)
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_is_left_to_the_device_gets_a_value_and_what_is_given_stays(device, scale):
+    """INT8 in batches of 16 on a CPU, fp16 in batches of 64 on a GPU; options override both."""
+    found = for_device(SCALES[scale], device)
+    assert (found.served, found.batch_size) == {"cpu": ("int8", 16), "cuda": ("fp16", 64)}[device]
+    assert found.search_high > found.search_low
+    assert found.queue_size >= 2 * found.batch_size
+    given = Config(served="fp32", batch_size=3, queue_size=7, search_high=999.0, workers=5)
+    assert for_device(given, device) == given
+
+
+def test_the_ladder_says_which_rungs_a_gpu_does_not_have():
+    """A rung that is missing without a word looks like one that was forgotten."""
+    assert left_out("cpu", "int8") == {}
+    assert set(left_out("cuda", "fp16")) == {"torchscript", "int8"}
+    assert set(left_out("cuda", "int8")) == {"torchscript"}
+    assert all(len(reason) > 20 for reason in left_out("cuda", "fp16").values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--texts", "10"], "texts = 10 must be 0 or >= 100"),
-        (["--batch-size", "0"], "batch_size = 0 must be >= 1"),
+        (["--batch-size", "-1"], "batch_size = -1 must be >= 0"),
         (["--search-low", "9000"], "must be above search_low = 9000"),
         (["--inference-port", "70000"], "inference_port = 70000"),
         (["--overload", "0.5"], "overload = 0.5 must be > 1"),

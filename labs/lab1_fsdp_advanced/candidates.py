@@ -34,6 +34,8 @@ class Setup:
         Before the ranks exchange gradients.
     context
         Tokens of a window; None: ``shape.context``.
+    compiled
+        Whether blocks are compiled, which keeps less of the forward pass.
     """
 
     shape: Shape
@@ -44,6 +46,7 @@ class Setup:
     micro_batches: int = 1
     device: str = "cuda"
     local_ranks: int | None = None
+    compiled: bool = False
 
     @property
     def local(self) -> int:
@@ -112,6 +115,7 @@ def candidate(setup: Setup, strategy: Strategy, mode: Mode, offload: bool = Fals
         # On a CPU, what is offloaded lies in the same memory as before.
         offload=offload and setup.device == "cuda",
         device=setup.device,
+        compiled=setup.compiled,
     )
     needed = model_flops_per_token(setup.shape, context)
     return Candidate(

@@ -54,7 +54,14 @@ class Activations:
 
 
 def activation_bytes(
-    shape: Shape, tokens: int, *, compute_bytes: int, checkpointing: Mode, fused_norm: bool = True
+    shape: Shape,
+    tokens: int,
+    *,
+    compute_bytes: int,
+    checkpointing: Mode,
+    fused_norm: bool = True,
+    compiled: bool = False,
+    float8: bool = False,
 ) -> Activations:
     """What a micro-batch of ``tokens`` keeps of the forward pass for the backward pass.
 
@@ -73,6 +80,19 @@ def activation_bytes(
     1) is gone, and the bytes are proportional to the tokens. The logits count 12 bytes for each
     token and word of the vocabulary: log-probabilities, their gradient, and that of the logits.
 
+    A *compiled* block keeps what the products, the norms and attention of its backward pass read
+    from memory. What only elementwise operations read is computed again inside of them, because
+    a pass over memory costs more than the arithmetic: torch's min-cut partitioner decides it.
+
+        none       c (7 d + 2 k + 3 h)     silu(gate) is gone: only a multiplication reads it
+                   + 4 heads + 8
+        in fp8     c (4 d + 2 k + 2 h)     inputs of the products too: what the products read are
+                   + d + 4 heads + 8       their roundings, elementwise; that of attention's output
+                                           is kept as it is, 1 byte each
+        selective  c (3 d + k + h)         without the output of the MLP, which no gradient needs
+                   + 4 heads
+        full       c d
+
     Parameters
     ----------
     tokens
@@ -81,17 +101,24 @@ def activation_bytes(
         c: 2 in bf16 and fp16, 4 in fp32.
     fused_norm
         A GPU computes a norm in one kernel, which keeps its input. A CPU takes it apart and keeps
-        the input and the scaled input in fp32: 8 d in place of c d for each norm.
+        the input and the scaled input in fp32: 8 d in place of c d for each norm. A compiled block
+        has fused norms everywhere.
+    compiled
+        Whether blocks are compiled; what lies outside of them is not.
+    float8
+        Whether their products run in fp8. An eager product keeps its inputs as they were.
     """
     d, k, h, c = shape.width, shape.key_value_width, shape.mlp_width, compute_bytes
     norm = (c * d if fused_norm else 8 * d) + 4
     softmax = 4 * shape.heads
-    everything = 2 * norm + c * (5 * d + 2 * k + 4 * h) + softmax
-    kept = {
-        "none": everything,
-        "selective": c * (4 * d + k + h) + softmax,
-        "full": c * d,
-    }[checkpointing]
+    if compiled:
+        everything = c * (7 * d + 2 * k + 3 * h) + softmax + 8
+        rounded = c * (4 * d + 2 * k + 2 * h) + d + softmax + 8
+        none, selective = rounded if float8 else everything, c * (3 * d + k + h) + softmax
+    else:
+        everything = none = 2 * norm + c * (5 * d + 2 * k + 4 * h) + softmax
+        selective = c * (4 * d + k + h) + softmax
+    kept = {"none": none, "selective": selective, "full": c * d}[checkpointing]
     # In the MLP's backward pass: gradients of product, gate and up, less the product itself.
     working = everything + c * (2 * h + 2 * d)
     outside = norm + c * d + 24
@@ -186,6 +213,7 @@ def peak(
     offload: bool = False,
     device: str = "cuda",
     states: int = 2,
+    compiled: bool = False,
 ) -> Peak:
     """The moment of a step at which a rank holds the most, and what it holds then.
 
@@ -204,11 +232,15 @@ def peak(
         host, ``predicted(...)`` bytes of it. NO_SHARD has no shards and ignores it.
     device
         ``"cuda"`` or ``"cpu"``, which computes norms in parts.
+    compiled
+        Whether each block is compiled, as ``parallelize`` does it.
 
     Notes
     -----
     Tensors only. A process has its interpreter and libraries as well, a GPU the CUDA context and
     NCCL's buffers (0.5 to 1.5 GiB), and an allocator that cuts memory into pieces loses some of it.
+    What fp8's roundings pass through, a copy of one tensor in fp32 or two, is left out: it counts
+    at ``first block`` only, where the logits are small.
     """
     compute_bytes = compute_bytes_of(precision)
     ranks = (world, world if local_world is None else local_world)
@@ -218,6 +250,8 @@ def peak(
         compute_bytes=compute_bytes,
         checkpointing=checkpointing,
         fused_norm=device == "cuda",
+        compiled=compiled,
+        float8=precision is Precision.FP8,
     )
     sharing = ranks_that_share(strategy, *ranks)
     steps = moments(shape, activations, strategy, sharing=sharing, accumulated=micro_batches > 1)

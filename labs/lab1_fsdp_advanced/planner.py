@@ -216,6 +216,7 @@ def fitting(
                 context=job.context,
                 micro_batches=job.accumulation,
                 device=job.device,
+                compiled=way.compile,
             )
             needs.append((setup, candidate(setup, way.strategy, way.checkpointing, way.offload)))
         over = [(s, c) for s, c in needs if c.peak.total > memory.budget(s.ranks)]
@@ -274,6 +275,8 @@ class Options:
     """Tokens of a window; 0: the model's own."""
     offload: bool = False
     """Also consider shards and optimizer in the memory of the host."""
+    compile: bool = False
+    """Blocks are compiled: they keep less without checkpointing."""
 
     def __post_init__(self) -> None:
         for name in ("gpus", "node", "micro_batch", "micro_batches"):
@@ -305,6 +308,7 @@ def show(options: Options) -> bool:
         context=options.context or None,
         micro_batches=options.micro_batches,
         local_ranks=min(options.node, options.gpus),
+        compiled=options.compile,
     )
     memory = Memory(options.gib * GIB, shared=False)
     budget = memory.budget(setup.ranks)
@@ -313,7 +317,9 @@ def show(options: Options) -> bool:
     table = Table(
         title=f"{options.model}, {setup.shape.parameters:,} parameters, {options.precision}, "
         f"{options.micro_batches} x {options.micro_batch} windows of "
-        f"{setup.context or setup.shape.context} a rank, {options.gpus} GPUs",
+        f"{setup.context or setup.shape.context} a rank, {options.gpus} GPUs"
+        + ", compiled"
+        * options.compile,
         title_justify="left",
     )
     table.add_column("way", no_wrap=True)

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from labs.lab1_fsdp_advanced.activation_checkpointing import Mode, checkpoint_blocks
 from labs.lab1_fsdp_advanced.memory import Held, predicted
-from labs.lab1_fsdp_advanced.model import SIZES, Decoder, Shape, next_token_loss
+from labs.lab1_fsdp_advanced.model import (
+    SIZES,
+    Block,
+    Decoder,
+    Shape,
+    Turns,
+    next_token_loss,
+)
 from labs.lab1_fsdp_advanced.peak_memory import activation_bytes, compute_bytes_of, moments, peak
-from labs.lab1_fsdp_advanced.precision import Precision
+from labs.lab1_fsdp_advanced.precision import Precision, use_float8
 from labs.lab1_fsdp_advanced.sharding import Strategy
 
 MODES = get_args(Mode)
@@ -123,6 +130,82 @@ def test_activations_of_a_block_are_what_autograd_saves():
     assert kept == pytest.approx(saved / 3, rel=0.10)
 
 
+def kept_by_a_compiled_block(shape, mode, precision):
+    """Bytes of what a compiled block saves, each storage once, without weights and angles.
+
+    The backend of ``torch.compile`` without its code generator: what is kept is decided before.
+    """
+    torch._dynamo.reset()
+    block = Block(shape).to(precision.param_dtype)
+    if precision is Precision.FP8:
+        use_float8([block])
+    checkpoint_blocks([block], mode)
+    forward = torch.compile(block.forward, fullgraph=True, backend="aot_eager_decomp_partition")
+    turns = Turns(shape.context, shape.head_width, torch.device("cpu"))
+    given = {each.untyped_storage().data_ptr() for each in block.parameters()}
+    given |= {each.untyped_storage().data_ptr() for each in (turns.cos, turns.sin)}
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        # uint8: the state of the random numbers, 5 kB on a CPU whatever the block's size.
+        if storage.data_ptr() not in given and tensor.dtype != torch.uint8:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    x = torch.randn(2, shape.context, shape.width, dtype=precision.param_dtype)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward(x.requires_grad_() * 1, turns)
+    return sum(size for size, _ in storages.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "mode"),
+    [*((Precision.BF16, mode) for mode in MODES), (Precision.FP8, "none")],
+)
+def test_a_compiled_block_keeps_what_its_partition_saves(precision, mode):
+    """To the scalars that fp8 scales with: the partitioner and the formula agree on each tensor."""
+    shape = Shape(width=128, layers=1, heads=4, context=64, vocabulary=2, kv_heads=2, hidden=336)
+    saved = kept_by_a_compiled_block(shape, mode, precision)
+    formula = activation_bytes(
+        shape,
+        2 * shape.context,
+        compute_bytes=2,
+        checkpointing=mode,
+        compiled=True,
+        float8=precision is Precision.FP8,
+    )
+    assert formula.kept == pytest.approx(saved, abs=16)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "local", "gib"),
+    [
+        ("NO_SHARD", 4, 4, 79.5),
+        ("ZERO_1", 4, 4, 68.7),
+        ("SHARD_GRAD_OP", 4, 4, 68.7),
+        ("FULL_SHARD", 4, 4, 66.5),
+        ("HYBRID_SHARD", 4, 2, 70.2),
+        ("FULL_SHARD", 2, 2, 70.2),
+        ("FULL_SHARD", 1, 1, 77.3),
+        ("NO_SHARD", 1, 1, 79.5),
+    ],
+)
+def test_the_peak_of_compiled_blocks_is_what_h200s_measured(strategy, ranks, local, gib):
+    """1.3B in bf16, 16 windows of 2,048 a GPU: docs/benchmarks.md."""
+    found = peak(
+        SIZES["1.3B"],
+        Strategy(strategy),
+        world=ranks,
+        local_world=local,
+        micro_batch=16,
+        precision=Precision.BF16,
+        compiled=True,
+    )
+    assert found.held.total / 2**30 == pytest.approx(gib, rel=0.01)
+
+
 @pytest.mark.parametrize("size", ["125M", "1.3B", "8B"])
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_the_peak_is_the_largest_of_all_moments_and_names_its_own(strategy, size):
@@ -154,6 +237,7 @@ setups = st.fixed_dictionaries(
         "precision": st.sampled_from(list(Precision)),
         "micro_batches": st.integers(1, 3),
         "device": st.sampled_from(["cpu", "cuda"]),
+        "compiled": st.booleans(),
     }
 )
 
@@ -181,6 +265,21 @@ def test_checkpointing_more_never_needs_more(shape, setup, strategy):
         peak(shape, strategy, world=4, checkpointing=mode, **setup).held.total for mode in MODES
     ]
     assert totals == sorted(totals, reverse=True), dict(zip(MODES, totals, strict=True))
+
+
+@settings(deadline=None)
+@given(
+    shape=shapes,
+    setup=setups,
+    strategy=st.sampled_from(list(Strategy)),
+    mode=st.sampled_from(MODES),
+)
+def test_compiled_blocks_never_need_more(shape, setup, strategy, mode):
+    eager, compiled = (
+        peak(shape, strategy, world=4, checkpointing=mode, **setup | {"compiled": way}).held.total
+        for way in (False, True)
+    )
+    assert compiled <= eager
 
 
 @settings(deadline=None)

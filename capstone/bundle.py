@@ -40,7 +40,7 @@ OPTIONAL = {
 }
 """Verdicts of the gates, the scores that drift is measured against, and the card."""
 JUDGED = ("encoder", "ranker", "sources", "calibration")
-"""The parts that the gates' figures depend on, beside the value's weights."""
+"""The parts that the figures of the models' gates depend on, beside the value's weights."""
 
 
 @dataclass(frozen=True)
@@ -234,11 +234,20 @@ def load(folder: Path) -> Bundle:
 
 
 def judged_parts(parts: Mapping[str, Path], weights: ValueWeights) -> dict[str, str]:
-    """sha256 of what the gates judge: the files of :data:`JUDGED`, and the value's weights."""
-    text = json.dumps(weights.as_json(), sort_keys=True)
-    return {name: sha256(parts[name]) for name in JUDGED} | {
-        "weights": hashlib.sha256(text.encode()).hexdigest()
+    """sha256 of what the models' gates judge: :data:`JUDGED`, and the value's weights."""
+    return {name: sha256(parts[name]) for name in JUDGED} | {"weights": _digest(weights.as_json())}
+
+
+def served_parts(parts: Mapping[str, Path], facts: Facts) -> dict[str, str]:
+    """sha256 of all that makes a feed: every part of :data:`PARTS` and every fact, by name.
+
+    The last gate judges whole feeds, and so the index, the re-ranking and the catalogue too.
+    """
+    files = {
+        name: _digest(_hashes(path)) if (path := parts[name]).is_dir() else sha256(path)
+        for name in PARTS
     }
+    return files | {name: _digest(value) for name, value in facts.as_json().items()}
 
 
 def sha256(path: Path) -> str:
@@ -257,5 +266,9 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _version(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest(content)[:12]
+
+
+def _digest(value: Any) -> str:
+    """Hexadecimal sha256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

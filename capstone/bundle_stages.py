@@ -19,7 +19,7 @@ from capstone.reranking import RerankConfig
 from capstone.reranking_study import Scored, lists_of
 from common.results import write_json
 
-RERANK = "rerank.json"
+RERANK, CATALOGUE = "rerank.json", bundle.PARTS["catalogue"]
 EXPLORED = 1
 """Slots of a served feed that are drawn at random, so that other rankings can be judged."""
 GATE = "fairness_gate.json"
@@ -95,7 +95,6 @@ def fairness(c: Context) -> None:
     chosen = RerankConfig.from_json(json.loads((folder / RERANK).read_text(encoding="utf-8")))
     validation, test = read_scored(c)
     vectors = np.load(c.workspace.need("index") / "vectors.npy")
-    exported = c.workspace.need("export")
     with c.workspace.stage("fairness", "rerank") as made:
         study = study_fairness(
             validation, test, c.feed, c.catalogue, vectors, chosen,
@@ -108,6 +107,7 @@ def fairness(c: Context) -> None:
         served, verdict = (study.after, after) if mitigated else (study.before, before)
         config = study.config if mitigated else replace(study.config, min_exposure=0.0)
         write_json(made / RERANK, replace(config, exploration_slots=EXPLORED).as_json())
+        c.catalogue.save(made / CATALOGUE)
         # The reference with the same re-ranking: it may become an arm, so it is judged as well.
         lists = lists_of(
             read_scored(c, "reference")[1], c.catalogue, vectors, config, k=10, seed=c.run.seed
@@ -119,7 +119,7 @@ def fairness(c: Context) -> None:
         for name, said in (
             ("champion", verdict), ("reference", fairness_gate.gate(other, policy))
         ):  # fmt: skip
-            of = bundle.judged_parts(c.judged_parts(exported, name), c.weights())
+            of = bundle.served_parts(_parts(c, name, made), _facts(c, name, made))
             write_promotion(Promotion(said.promote, said.text, of), made / f"{name}.{GATE}")
         np.save(made / "ndcg.npy", served.ndcg)
     c.mean(
@@ -196,19 +196,9 @@ def bundles(c: Context) -> None:
     from capstone.monitor import write_groups
     from capstone.serving import archive_rankers
 
-    trained, exported = c.workspace.need("train"), c.workspace.need("export")
-    indexed, audited = c.workspace.need("index"), c.workspace.need("fairness")
-    facts = bundle.Facts(
-        checkpoint=bundle.sha256(trained / "encoder.safetensors"),
-        max_length=c.config.max_length,
-        candidates=c.config.candidates,
-        split_sha256=SPLIT_SHA256,
-        weights=c.weights(),
-        rerank=json.loads((audited / RERANK).read_text(encoding="utf-8")),
-    )
+    exported, audited = c.workspace.need("export"), c.workspace.need("fairness")
     made_from = ("train", "retrieval", "export", "index", "fairness")
     with c.workspace.stage("bundle", *made_from) as folder:
-        c.catalogue.save(folder / "catalogue.npz")
         write_json(
             folder / USERS,
             {
@@ -219,26 +209,44 @@ def bundles(c: Context) -> None:
         # What the monitor compares live traffic with.
         groups = {name: np.asarray(each) for name, each in user_groups(c.feed).items()}
         write_groups(groups, np.arange(1, c.feed.n_users + 1), folder / GROUPS)
-        shared = {
-            "index": indexed / "index",
-            "vectors": indexed / "vectors.npy",
-            "catalogue": folder / "catalogue.npz",
-        }
         made = []
         for name in BUNDLES:
-            own_facts = replace(facts, precision=c.precision(name))
+            facts = _facts(c, name, audited)
             quality = exported / f"{name}.quality.json"
-            own = {
+            judgements = {
                 "quality": quality,
                 "fairness": audited / f"{name}.{GATE}",
                 "references": exported / f"{name}.references.json",
-                "card": _write_card(folder / f"{name}.card.md", name, own_facts, quality),
+                "card": _write_card(folder / f"{name}.card.md", name, facts, quality),
             }
-            parts = shared | own | c.judged_parts(exported, name)
-            made.append(bundle.assemble(folder / name, parts, own_facts))
+            parts = _parts(c, name, audited) | judgements
+            made.append(bundle.assemble(folder / name, parts, facts))
         archive_rankers(made, folder / STORE)
         size = sum(path.stat().st_size for path in made[1].folder.rglob("*") if path.is_file())
         c.run.metric("bundle.size_mib", size / 2**20, unit="MiB")
+
+
+def _parts(c: Context, name: str, audited: Path) -> dict[str, Path]:
+    """The files that serve; the catalogue is where the fairness stage has written it."""
+    indexed = c.workspace.need("index")
+    return c.judged_parts(c.workspace.need("export"), name) | {
+        "index": indexed / "index",
+        "vectors": indexed / "vectors.npy",
+        "catalogue": audited / CATALOGUE,
+    }
+
+
+def _facts(c: Context, name: str, audited: Path) -> bundle.Facts:
+    """What a bundle is besides its files; re-ranking is what the fairness stage has chosen."""
+    return bundle.Facts(
+        checkpoint=bundle.sha256(c.workspace.need("train") / "encoder.safetensors"),
+        max_length=c.config.max_length,
+        candidates=c.config.candidates,
+        split_sha256=SPLIT_SHA256,
+        weights=c.weights(),
+        rerank=json.loads((audited / RERANK).read_text(encoding="utf-8")),
+        precision=c.precision(name),
+    )
 
 
 def _write_card(path: Path, name: str, facts: bundle.Facts, quality: Path) -> Path:

@@ -200,7 +200,7 @@ def read_verdict(path: Path, expected: Sequence[Gate] = GATES) -> Verdict:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What the fairness gate said of a bundle, and of which files."""
+    """What the fairness gate said of a bundle, and of what (``bundle.served_parts``)."""
 
     promote: bool
     text: str

@@ -95,7 +95,8 @@ class LoadedBundle:
 def require_gates(bundle: Bundle) -> None:
     """Refuse a bundle that no gate has judged, that failed one, or that is not what was judged.
 
-    A verdict says which files it is about, so that of one bundle does not open the door to another.
+    A verdict says what it is about, so that of one bundle does not open the door to another: the
+    models' gates which models, the fairness gate, which judges whole feeds, all that serves them.
     It keeps out what was forgotten or mixed up, not somebody who may write both.
 
     Raises
@@ -113,12 +114,18 @@ def require_gates(bundle: Bundle) -> None:
         fairness = gates.read_promotion(bundle.fairness)
     except InputError as error:
         raise Mismatch("gates", f"{who}: {error}") from error
-    parts = {name: bundle.folder / bundles.PARTS[name] for name in bundles.JUDGED}
-    found = bundles.judged_parts(parts, bundle.weights)
-    for path, judged in ((bundle.quality, verdict.judged), (bundle.fairness, fairness.judged)):
+    parts = {name: bundle.folder / file for name, file in bundles.PARTS.items()}
+    models = bundles.judged_parts(parts, bundle.weights)
+    everything = bundles.served_parts(parts, bundle.facts)
+    for path, judged, found in (
+        (bundle.quality, verdict.judged, models), (bundle.fairness, fairness.judged, everything)
+    ):  # fmt: skip
         other = sorted(name for name, digest in found.items() if judged.get(name) != digest)
         if other:
-            raise Mismatch("gates", f"{who}: {path.name} is of another {', '.join(other)}")
+            raise Mismatch(
+                "gates", f"{who}: {path.name} is of another {', '.join(other)}; what was changed "
+                "after it was judged must be judged again",
+            )  # fmt: skip
     if verdict.failed:
         raise Mismatch("gates", f"{who} failed its gates: {', '.join(verdict.failed)}")
     if not fairness.promote:

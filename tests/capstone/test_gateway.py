@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from capstone import bundle
+from capstone.bundle import OPTIONAL, PARTS
 from capstone.event_tables import EXPOSURES, REACTIONS, FeedTables
 from capstone.fallback import DependencyDown
 from capstone.feed import DEADLINES_MS
@@ -36,13 +38,20 @@ SLOW = dict.fromkeys(DEADLINES_MS, 10_000.0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two bundles, one whose index is of another checkpoint, and users."""
+    """Users, and bundles: two good ones, one mixed, one unjudged, one changed after its gates."""
     folder = tmp_path_factory.mktemp("made")
     plain = RerankConfig()
     tiny_bundle.build(folder / "bundles" / "one", seed=1, rerank=plain)
     tiny_bundle.build(folder / "bundles" / "two", seed=2, rerank=plain)
     tiny_bundle.build(folder / "bundles" / "mixed", seed=3, index_of="another checkpoint")
     tiny_bundle.build(folder / "bundles" / "unjudged", seed=5, figures=None)
+    two = tiny_bundle.build(folder / "reranked-from", seed=6)
+    parts = {name: two.folder / file for name, file in (PARTS | OPTIONAL).items()}
+    bundle.assemble(
+        folder / "bundles" / "reranked",
+        {name: path for name, path in parts.items() if path.exists()},
+        replace(two.facts, rerank={**two.rerank, "exploration_slots": 0}),
+    )
     tiny_bundle.build(folder / "outside", seed=4)
     tiny_bundle.write_users(folder / "users.json")
     return folder
@@ -417,7 +426,10 @@ def test_a_bundle_is_added_while_the_gateway_runs_if_it_fits_together(
         unjudged = await admin.post("/bundles", json={"folder": "unjudged"})
         assert unjudged.status_code == 409
         assert "never judged" in unjudged.json()["detail"]
-        assert await counted(client, 'feed_bundle_mismatch_total{part="gates"}') == 1
+        reranked = await admin.post("/bundles", json={"folder": "reranked"})
+        assert reranked.status_code == 409
+        assert "fairness_gate.json is of another rerank" in reranked.json()["detail"]
+        assert await counted(client, 'feed_bundle_mismatch_total{part="gates"}') == 2
         assert (await admin.post("/bundles", json={"folder": "absent"})).status_code == 409
         for escape in ("../outside", ".", "two/../.."):
             assert (await admin.post("/bundles", json={"folder": escape})).status_code == 403

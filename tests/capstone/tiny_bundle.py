@@ -92,10 +92,10 @@ def build(
         rerank=(rerank or RerankConfig(exploration_slots=1, exploration_pool=5)).as_json(),
     )
     if figures is not None:
-        of = bundle.judged_parts(paths, facts.weights)
+        of = bundle.judged_parts(paths, facts.weights), bundle.served_parts(paths, facts)
         verdicts = {name: parts / bundle.OPTIONAL[name] for name in ("quality", "fairness")}
-        gates.write_verdict(gates.judge(figures, GOOD), verdicts["quality"], of)
-        gates.write_promotion(gates.Promotion(promote, "", of), verdicts["fairness"])
+        gates.write_verdict(gates.judge(figures, GOOD), verdicts["quality"], of[0])
+        gates.write_promotion(gates.Promotion(promote, "", of[1]), verdicts["fairness"])
         paths |= verdicts
     return bundle.assemble(folder, paths, facts)
 

@@ -246,7 +246,8 @@ def _say(out: Path, batch: Batch, before: int) -> None:
         print(
             f"median {median(shares):.0f} % of the points; "
             f"with all points: {sum(share == 100 for share in shares)}; "
-            f"with problems in the files: {sum(bool(each.problems) for each in graded)}; "
+            f"with problems in the files: {sum(each.broken for each in graded)}; "
+            f"with a module left out: {sum(bool(each.left_out) for each in graded)}; "
             f"with alerts: {sum(bool(each.alerts) for each in graded)}"
         )
     waiting = sorted({x.id for each in graded for x in each.exercises if x.status == "not run"})

@@ -110,6 +110,7 @@ def _student(each: GradedSubmission, folder: str) -> dict[str, Any]:
         "by_id": {exercise.id: exercise for exercise in each.exercises},
         "lost": lost,
         "problems": by_message(each.problems),
+        "broken": each.broken,
         "alerts": each.alerts,
         "seconds": each.seconds,
     }
@@ -144,7 +145,8 @@ def _tally(graded: Sequence[GradedSubmission], faults: Sequence[Fault]) -> list[
     if percents:
         rows.append((f"{median(percents):.0f} %", "median of the points"))
         rows.append((str(sum(percent == 100 for percent in percents)), "with all points"))
-    rows.append((str(sum(bool(each.problems) for each in graded)), "with problems in the files"))
+    rows.append((str(sum(each.broken for each in graded)), "with problems in the files"))
+    rows.append((str(sum(bool(each.left_out) for each in graded)), "with a module left out"))
     rows.append((str(sum(bool(each.alerts) for each in graded)), "with alerts"))
     rows.append((str(len(faults)), "without a grade"))
     return rows

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Status = Literal["passed", "failed", "not run"]
 """``not run`` is kept for what this machine cannot run (no GPU); it earns nothing and says why."""
+NOT_HANDED_IN = "not handed in"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,16 @@ class GradedSubmission:
     graded_at: str = ""
     sha256: str = ""
     """Of the submission's files and of what it was graded with: the key to resume by."""
+
+    @property
+    def left_out(self) -> list[str]:
+        """Those ``problems`` that only say that a module was not handed in."""
+        return [problem for problem in self.problems if problem.endswith(f": {NOT_HANDED_IN}")]
+
+    @property
+    def broken(self) -> bool:
+        """Whether something that was handed in is wrong; who leaves a module out breaks nothing."""
+        return len(self.problems) > len(self.left_out)
 
     @property
     def score(self) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from common.errors import InputError
 from common.exercises.catalog import Entry, locate
 from common.exercises.overlay import RELEASE
-from common.grading.model import Submission
+from common.grading.model import NOT_HANDED_IN, Submission
 
 LARGEST_FILE = 1 << 20
 MOST_FILES = 20_000
@@ -126,7 +126,7 @@ def take(submission: Submission, entries: Sequence[Entry], others: Sequence[Entr
         if name in taken.files:
             taken.problems += _faults(name, taken.files[name], entries)
         elif not any(problem.startswith(f"{name}:") for problem in taken.problems):
-            taken.problems.append(f"{name}: not handed in")
+            taken.problems.append(f"{name}: {NOT_HANDED_IN}")
     return taken
 
 

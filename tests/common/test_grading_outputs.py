@@ -255,6 +255,18 @@ def test_what_is_wrong_with_many_files_is_one_line() -> None:
     assert re.search(rf"all\s*failed\s*{line}", found)
 
 
+def test_a_module_left_out_is_no_problem_in_the_files() -> None:
+    """Most leave some out; an instructor looks for the few whose files could not be read."""
+    left = graded("ada", problems=[f"{LAB}/words.py: not handed in"])
+    both = graded("bob", problems=["words.py: not UTF-8", f"{LAB}/sums.py: not handed in"])
+    plain = graded("cyd", problems=[])
+    found = page(left, both, plain)
+    assert "<b>1</b><span>with problems in the files</span>" in found
+    assert "<b>2</b><span>with a module left out</span>" in found
+    assert found.count(">problem</span>") == 1, "one flag beside a name"
+    assert "words.py: not handed in" in found, "it is still named"
+
+
 def test_a_gradebook_of_nobody_says_so() -> None:
     """A batch that was stopped before its first grade still leaves a page."""
     assert "not graded yet" in page(faults=(Fault("ada", "not graded yet"),))

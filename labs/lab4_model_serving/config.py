@@ -13,7 +13,7 @@ Served = Literal["auto", "int8", "fp32", "fp16"]
 
 LEFT_TO_DEVICE: dict[str, dict[str, str | int | float]] = {
     "cpu": {"served": "int8", "batch_size": 16, "queue_size": 200, "search_high": 4000.0},
-    "cuda": {"served": "fp16", "batch_size": 64, "queue_size": 1000, "search_high": 24_000.0},
+    "cuda": {"served": "fp16", "batch_size": 64, "queue_size": 400, "search_high": 24_000.0},
 }
 """Device to what ``auto`` and 0 mean on it. INT8 has no CUDA kernels, float16 few for CPUs; a GPU
 takes nearly as long for one text as for 64."""
@@ -45,7 +45,7 @@ class Config:
     max_batch_delay_ms: int = 1
     """How long the first request of a batch waits for others (ms)."""
     queue_size: int = 0
-    """Requests that may wait, the next one is answered 503; 0 is 200 on a CPU, 1,000 on a GPU."""
+    """Requests that may wait, the next one is answered 503; 0 is 200 on a CPU, 400 on a GPU."""
     failed_share: float = 0.01
     """Of the requests that may fail or be refused at a rate that counts; they are late as well, so
     that more than 0.01 never counts."""
@@ -166,15 +166,15 @@ SCALES = {
         crossover_batches=(1, 8),
         crossover_rounds=3,
         search_low=400.0,
-        search_high=1000.0,
-        search_s=1.0,
+        search_high=800.0,
+        search_s=0.5,
         search_precision=1.0,
-        confirm_s=2.0,
-        ladder_s=0.3,
+        confirm_s=1.0,
+        ladder_s=0.2,
         ladder_tries=0,
-        overload_s=1.0,
+        overload_s=0.5,
         rollouts=("wrong",),
-        canary_rate=60.0,
+        canary_rate=120.0,
         canary_weights=(0.3,),
         canary_samples=40,
         scaling_s=0.0,

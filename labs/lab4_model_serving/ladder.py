@@ -1,9 +1,9 @@
-"""The ladder: one classifier, from eager PyTorch to batched INT8, and what each step buys.
+"""The ladder: one classifier, from eager PyTorch to the batched form, and what each step buys.
 
-Every rung answers the same texts on one thread of the same machine. Accuracy is over the test
-texts; latency is of one text at a time; the rate is the highest open-loop rate whose p99 is below
-the limit, with the rung behind :class:`batcher.Batcher` in this process. The last step, a real
-server over HTTP, is measured apart.
+Every rung answers the same texts, one batch at a time, on one core or the GPU of one machine.
+Accuracy is over the test texts; latency is of one text at a time; the rate is the highest open-loop
+rate whose p99 is below the limit, with the rung behind :class:`batcher.Batcher` in this process.
+The last step, a real server over HTTP, is measured apart.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def generator(run: Run) -> None:
     from labs.lab4_model_serving.calibration import calibrate
 
     found = (
-        calibrate(low=500, high=8000, seconds=0.2, refinements=0)
+        calibrate(low=2000, high=8000, seconds=0.2, refinements=0)
         if run.scale == "smoke"
         else calibrate()
     )

@@ -137,6 +137,7 @@ def find(
         headers=headers,
         trial_s=config.search_s,
         confirm_s=confirm_s,
+        warmup_s=min(1.0, config.search_s),
         precision=config.search_precision,
         seed=run.seed,
         progress=said,

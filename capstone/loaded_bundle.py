@@ -23,7 +23,7 @@ from capstone.bundle import Bundle
 from capstone.calibration import Platt
 from capstone.catalogue import Catalogue
 from capstone.reranking import RerankConfig
-from capstone.sources import SourceTables
+from capstone.sources import Candidates, Mask, SourceTables, gather
 from capstone.user_state import History
 from common.errors import InputError, RunError
 from labs.lab2_vector_db.persistence import load_index
@@ -31,7 +31,8 @@ from labs.lab2_vector_db.search import search
 from labs.lab4_model_serving.export import session
 
 Ints = NDArray[np.int64]
-CACHED_QUERIES = 10_000
+REMEMBERED = 10_000
+"""Users whose candidates are kept."""
 
 
 class Mismatch(InputError):
@@ -64,27 +65,49 @@ class LoadedBundle:
     rerank: RerankConfig
     visible: NDArray[np.bool_]
     described: list[dict[str, Any]]
-    queries: OrderedDict[tuple[int, int], NDArray[np.float32]] = field(default_factory=OrderedDict)
+    remembered: OrderedDict[int, tuple[History, Candidates]] = field(default_factory=OrderedDict)
+    """User to a history and what the sources gave for it."""
 
     @property
     def version(self) -> str:
         return self.bundle.version
 
-    def query(self, user: int, history: History) -> NDArray[np.float32]:
-        """The encoder's vector [1, D] of what a user wanted, computed once a history's version."""
-        key = (user, history.version)
-        known = self.queries.get(key)
-        if known is None:
-            padded = np.zeros((1, self.bundle.max_length), dtype=np.int64)
-            newest = history.wanted[-self.bundle.max_length :]
-            # A bundle does not know the items that came into the catalogue after it.
-            newest = newest[newest <= self.catalogue.n_items]
-            padded[0, padded.shape[1] - len(newest) :] = newest
-            (known,) = self.encoder.run(["query"], {"history": padded})
-            self.queries[key] = known
-            if len(self.queries) > CACHED_QUERIES:
-                self.queries.popitem(last=False)
-        return known
+    def candidates(self, user: int, history: History, seen: Mask) -> Candidates:
+        """What all sources give for a history, found once while it does not change.
+
+        Query and neighbours come from what was wanted: a hidden item is seen, and pulls nothing in.
+
+        Parameters
+        ----------
+        seen : bool [n_items + 1]
+            The items of the history.
+        """
+        known = self.remembered.get(user)
+        if known is not None and known[0].equals(history):
+            return known[1]
+        limit, nearest = self.bundle.candidates, np.zeros(0, dtype=np.int64)
+        if len(history.wanted):
+            # As many more as can be taken away.
+            nearest = self.nearest(self.query(history), limit + len(history.items))
+        found = gather(
+            nearest, history.wanted, self.tables,
+            limit=limit, quotas=self.tables.quotas, seen=seen, visible=self.visible,
+        )  # fmt: skip
+        self.remembered[user] = history, found
+        if len(self.remembered) > REMEMBERED:
+            self.remembered.popitem(last=False)
+        return found
+
+    def query(self, history: History) -> NDArray[np.float32]:
+        """The encoder's vector [1, D] of what a user wanted."""
+        padded = np.zeros((1, self.bundle.max_length), dtype=np.int64)
+        newest = history.wanted[-self.bundle.max_length :]
+        # A bundle does not know the items that came into the catalogue after it.
+        newest = newest[newest <= self.catalogue.n_items]
+        padded[0, padded.shape[1] - len(newest) :] = newest
+        (found,) = self.encoder.run(["query"], {"history": padded})
+        vector: NDArray[np.float32] = found
+        return vector
 
     def nearest(self, query: NDArray[np.float32], count: int) -> Ints:
         """Items nearest to a query, best first: at most ``count``."""

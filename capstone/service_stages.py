@@ -62,8 +62,8 @@ def load(c: Context) -> None:
     c.run.metric("serving.errors", asked.server_errors, unit="count", n=asked.result.n)
     c.run.metric(
         "serving.reactions", len(reactions.acknowledged), unit="count",
-        how="beside the load, each changes a history: its next feed is encoded and ranked anew, "
-        "while the vector of an unchanged history is remembered",
+        how="beside the load, each changes a history: its next feed's candidates are "
+        "found anew, while those of an unchanged history are remembered; every feed is ranked",
     )  # fmt: skip
     c.run.metric("serving.fallback_share", asked.fallback_share, unit="ratio", n=asked.result.n)
     c.run.metric(

@@ -9,7 +9,7 @@ fraction of a millisecond, and the offline evaluation runs this very code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,13 @@ class Quotas:
             require(value >= 0, f"quota of {name}", value, "must be >= 0")
 
     @property
+    def slots(self) -> tuple[int, int, int, int]:
+        """In the order of the sources."""
+        return self.nearest, self.item_to_item, self.popular, self.fresh
+
+    @property
     def total(self) -> int:
-        return int(sum(astuple(self)))
+        return sum(self.slots)
 
     def as_json(self) -> dict[str, int]:
         return asdict(self)
@@ -110,7 +115,7 @@ class SourceTables:
             weights=self.weights,
             popular=self.popular,
             fresh=self.fresh,
-            quotas=np.array(astuple(self.quotas), dtype=np.int64),
+            quotas=np.array(self.quotas.slots, dtype=np.int64),
             recent=np.int64(self.recent),
             half_life=np.float64(self.half_life),
         )
@@ -205,7 +210,7 @@ def merge(offered: Sequence[Ints], quotas: Quotas, *, limit: int, allowed: Mask)
     offered
         From :func:`offers`: for each of the four sources its ids, all allowed.
     """
-    slots = astuple(quotas)
+    slots = quotas.slots
     parts = [ids[:slot] for ids, slot in zip(offered, slots, strict=True)]
     parts += [ids[slot:] for ids, slot in zip(offered, slots, strict=True)]
     ids = _first_of_each(np.concatenate(parts), len(allowed))[:limit]

@@ -20,7 +20,7 @@ from capstone.reranking import rerank
 from capstone.score_codec import ScoreRequest
 from capstone.scorer import Scorer
 from capstone.service_metrics import ServiceMetrics
-from capstone.sources import SOURCE_NAMES, Candidates, gather, mask_of
+from capstone.sources import SOURCE_NAMES, Candidates, mask_of
 from capstone.user_state import History, UserState
 from capstone.value import HEADS
 
@@ -51,10 +51,7 @@ class Hydrate:
 
 @dataclass
 class Source:
-    """Candidates of all sources, without what the user has seen or may not see.
-
-    Query and neighbours come from what was wanted: a hidden item is seen, and pulls nothing in.
-    """
+    """Candidates of all sources, without what the user has seen or may not see."""
 
     loaded: LoadedBundle
     breaker: CircuitBreaker = field(default_factory=_breaker)
@@ -62,22 +59,8 @@ class Source:
 
     async def __call__(self, request: Request) -> None:
         loaded, history = self.loaded, request.history
-        limit = loaded.bundle.candidates
         request.seen = mask_of(history.items, loaded.catalogue.n_items)
-        nearest = np.zeros(0, dtype=np.int64)
-        if len(history.wanted):
-            query = loaded.query(request.user_id, history)
-            # As many more as can be taken away.
-            nearest = loaded.nearest(query, limit + len(history.items))
-        request.candidates = gather(
-            nearest,
-            history.wanted,
-            loaded.tables,
-            limit=limit,
-            quotas=loaded.tables.quotas,
-            seen=request.seen,
-            visible=loaded.visible,
-        )
+        request.candidates = loaded.candidates(request.user_id, history, request.seen)
 
 
 @dataclass

@@ -40,7 +40,8 @@ class History:
         Oldest first; no item twice. A negative rating is a hide: watched by nobody, and the ranker
         reads its size.
     version : int
-        Changes with the history: what is computed from it may be cached under it.
+        Grows with each change. Two gateways that cannot reach their store may count alike and
+        hold different items: what is computed from a history is cached under :meth:`equals`.
     """
 
     items: Ints
@@ -51,6 +52,12 @@ class History:
     def wanted(self) -> Ints:
         """The items that were not hidden: where retrieval starts from."""
         return self.items[self.ratings > 0]
+
+    def equals(self, other: History) -> bool:
+        """Whether the same was watched and rated the same."""
+        return self is other or (
+            np.array_equal(self.items, other.items) and np.array_equal(self.ratings, other.ratings)
+        )
 
     def appended(self, item: int, rating: int) -> History:
         """With a newest item; a repeated one moves to the end, with its new rating."""

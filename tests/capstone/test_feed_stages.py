@@ -258,9 +258,7 @@ def test_a_hidden_item_pulls_in_no_neighbours_and_a_liked_one_does(
     assert offered_by(liked, ITEM_TO_ITEM) & near
     assert not offered_by(hidden, ITEM_TO_ITEM) & near, "as if nothing had been added"
     assert item not in hidden.candidates.ids
-    queries = [
-        loaded.query(number, each.history) for number, each in enumerate((before, hidden, liked))
-    ]
+    queries = [loaded.query(each.history) for each in (before, hidden, liked)]
     assert np.array_equal(queries[0], queries[1])
     assert not np.array_equal(queries[0], queries[2])
 

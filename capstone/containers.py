@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import tyro
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
+from common.errors import EXIT_OK, InputError, RunError, exit_status, require
 
 EVERYWHERE = "0.0.0.0"
 CURRENT, PREVIOUS, STORE, USERS = "current", "previous", "store", "users.json"
@@ -142,15 +142,7 @@ def main() -> int:
     )
     options = tyro.cli(commands, prog="python -m capstone.containers", description=__doc__)
     run: Any = {Gateway: gateway, Scorer: scorer, Monitor: monitor}[type(options)]
-    try:
-        status: int = run(options)
-        return status
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_FAILED
+    return exit_status(lambda: run(options))
 
 
 def gateway(options: Gateway) -> int:

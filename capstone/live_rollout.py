@@ -14,7 +14,6 @@ A command that was killed is typed again; its state file says where it was.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import tyro
 
 from capstone.gateway_traffic import GatewayTraffic
 from capstone.rollout import PLAN, Controller, Look, Plan, read_plan
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_FAILED, EXIT_OK, InputError, RunError, exit_status
 
 if TYPE_CHECKING:
     from capstone.registry import Registry
@@ -216,16 +215,15 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0: promoted; 1: rolled back, or it could not be decided; 2: bad input."""
+    """Exit status 0: promoted; 1: rolled back or undecided; 2: bad input; 130: interrupted."""
     options = tyro.cli(Options, args=arguments, prog="python -m capstone.rollout")
-    try:
-        found = _lead(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    return exit_status(
+        lambda: _tell(_lead(options)),
+        interrupted="interrupted: the weights stay; the same command goes on where it was",
+    )
+
+
+def _tell(found: LiveRollout) -> int:
     for step in found.steps:
         print(
             f"{step.name:>8}: {step.seconds:6.1f} s, {step.looks} looks, "

@@ -34,7 +34,7 @@ import tyro
 from capstone import bundle
 from capstone.bundle import Bundle
 from capstone.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError
+from common.errors import EXIT_OK, InputError, exit_status
 
 REGISTRY, REGISTERED, MADE = "registry.db", "registered", "bundle"
 CURRENT, STORE, USERS, GROUPS = "current", "store", "users.json", "groups.json"
@@ -201,21 +201,15 @@ def _copy(source: Path, target: Path) -> None:
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = tyro.cli(Options, prog="python -m capstone.release", description=__doc__)
-    try:
+
+    def command() -> int:
         source = find(options.artefacts, unregistered=options.unregistered)
         folder = publish(source, options.release)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("error: interrupted: nothing was released", file=sys.stderr)
-        return EXIT_FAILED
-    told = ", ".join(f"{alias} {each.version}" for alias, each in source.bundles.items())
-    print(f"released {told} to {folder}")
-    return EXIT_OK
+        told = ", ".join(f"{alias} {each.version}" for alias, each in source.bundles.items())
+        print(f"released {told} to {folder}")
+        return EXIT_OK
+
+    return exit_status(command, interrupted="interrupted: nothing was released")
 
 
 if __name__ == "__main__":

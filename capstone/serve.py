@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
+from common.errors import EXIT_OK, InputError, RunError, exit_status, require
 
 if TYPE_CHECKING:
     from capstone.release import Source
@@ -57,17 +57,15 @@ class Options:
 def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     options = tyro.cli(Options, prog="python -m capstone.serve", description=__doc__)
-    try:
-        return serve(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("\nstopped")
-        return EXIT_OK
+
+    def command() -> int:
+        try:
+            return serve(options)
+        except KeyboardInterrupt:
+            print("\nstopped")
+            return EXIT_OK
+
+    return exit_status(command)
 
 
 def serve(options: Options) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, InputError, RunError, require
+from common.errors import EXIT_OK, InputError, exit_status, require
 from common.ports import LOOPBACK, require_port_free
 
 if TYPE_CHECKING:
@@ -49,17 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve; 0 when stopped, 1 when that failed, 2 for bad input."""
     signal.signal(signal.SIGTERM, _interrupt)
     options = parser().parse_args(argv)
-    try:
-        return serve(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("\nstopped", flush=True)
-        return EXIT_OK
+
+    def command() -> int:
+        try:
+            return serve(options)
+        except KeyboardInterrupt:
+            print("\nstopped")
+            return EXIT_OK
+
+    return exit_status(command)
 
 
 def serve(options: argparse.Namespace) -> int:

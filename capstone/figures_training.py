@@ -42,7 +42,7 @@ def draw_loss(study: ImpressionStudy) -> Figure:
     """Training loss by step, with a moving average."""
     figure, axes = _axes(7.0, 3.0)
     losses = np.asarray(study.trained.losses)
-    steps = study.trained.first_step + 1 + np.arange(len(losses))
+    steps = 1 + np.arange(len(losses))
     axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=1, label="step")
     if len(losses) >= SMOOTH:
         mean = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, mode="valid")

@@ -7,7 +7,7 @@ same or another number of ranks, reads every impression once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -45,6 +45,24 @@ class Batch:
     weight: Tensor
     rows: float
 
+    def on(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            requests=self.requests.on(device),
+            labels=self.labels.to(device),
+            weight=self.weight.to(device),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Lists, and tokens of each: what the blocks compute, filling included."""
+        return len(self.weight), self.requests.history.shape[1] + self.weight.shape[1]
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are no filling."""
+        return int((self.requests.history > 0).sum()) + int(self.weight.sum())
+
 
 @dataclass(frozen=True)
 class ReadingPlan:
@@ -63,7 +81,11 @@ class ReadingPlan:
     share
         Of the rows without any reaction that are kept; see :mod:`capstone.downsampling`.
     micro_lists
-        Lists of one forward pass at most; a step with more accumulates. 0 takes all at once.
+        Lists of one forward pass, on average at most; a step with more accumulates. 0 takes all at
+        once. Lists of like length go together, and the passes of a step are about equally large.
+    lists_multiple, tokens_multiple
+        Batches are filled up to multiples of these, so that their shapes are few: kernels, and the
+        plans of cuDNN's attention, are made once a shape.
     """
 
     config: ImpressionConfig
@@ -72,6 +94,8 @@ class ReadingPlan:
     steps_per_shard: int = 8
     share: float = 0.1
     micro_lists: int = 0
+    lists_multiple: int = 1
+    tokens_multiple: int = 1
 
     def __post_init__(self) -> None:
         check_share(self.share)
@@ -88,6 +112,8 @@ class ReadingPlan:
             f"must divide shard_lists = {self.config.shard_lists}",
         )  # fmt: skip
         require(self.micro_lists >= 0, "micro_lists", self.micro_lists, "must be at least 0")
+        for name in ("lists_multiple", "tokens_multiple"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
 
     @property
     def steps(self) -> int:
@@ -151,23 +177,71 @@ class ReadingPlan:
         lists = -(-self.lanes // world) * (self.config.shard_lists // self.steps_per_shard)
         return -(-lists // self.micro_lists) if self.micro_lists else 1
 
-    def batches(self, step: int, rank: int, world: int, device: torch.device | str) -> list[Batch]:
-        """The rank's micro-batches of a step: whole lists, as many on every rank."""
+    def batches(self, step: int, rank: int, world: int) -> list[Batch]:
+        """The rank's micro-batches of a step: whole lists, as many batches on every rank."""
         impressions, mask = self.read(step, rank, world)
-        lists = np.append(np.flatnonzero(impressions.position == 0), impressions.n)
         count = self.micro_batches(world)
         usual, found = self.usual_rows() / world / count, []
-        for part in np.array_split(np.arange(len(lists) - 1), count):
+        places = np.arange(self.config.list_length)
+        for lists in self._parts(impressions, mask, count):
             # A rank with fewer lanes than another may have a batch of no list.
-            rows = slice(int(lists[part[0]]), int(lists[part[-1] + 1])) if len(part) else slice(0)
-            requests, labels, weight = pack(take(impressions, rows), mask[rows])
-            found.append(Batch(requests.on(device), labels.to(device), weight.to(device), usual))
+            rows = (lists[:, None] * self.config.list_length + places).ravel()
+            packed = pack(
+                take(impressions, rows), mask[rows],
+                lists_multiple=self.lists_multiple, tokens_multiple=self.tokens_multiple,
+            )  # fmt: skip
+            found.append(Batch(*packed, usual))
         return found
 
+    def _parts(self, impressions: Impressions, mask: Bools, count: int) -> list[NDArray[np.int64]]:
+        """The lists with a kept row in ``count`` parts: of like length, and of as many tokens.
 
-@lru_cache(maxsize=128)
+        A batch is as long as its longest history: in the order of the log, half of it is filling.
+        """
+        rows = mask.reshape(-1, self.config.list_length).sum(axis=1)
+        events = (impressions.history[:: self.config.list_length] > 0).sum(axis=1)
+        some = np.flatnonzero(rows)
+        order = some[np.argsort(-events[some], kind="stable")]
+        return np.split(order, even_ends((events + rows.max(initial=1))[order], count))
+
+
+def even_ends(lengths: NDArray[np.int64], count: int) -> list[int]:
+    """Where to cut sequences, longest first, so that the largest of ``count`` batches is smallest.
+
+    Parameters
+    ----------
+    lengths : int [n]
+        Descending. A batch takes its sequences times its first one's length.
+
+    Returns
+    -------
+    list of int
+        ``count - 1`` positions in ascending order, for ``numpy.split``.
+
+    Examples
+    --------
+    >>> even_ends(np.array([100, 90, 20, 20, 20, 20, 20, 20]), 2)
+    [2]
+    """
+
+    def ends(limit: int) -> list[int]:
+        found, at = [0], 0
+        while at < len(lengths):
+            at += max(1, limit // int(lengths[at]))
+            found.append(min(at, len(lengths)))
+        return found[1:]
+
+    least, most = 0, int(lengths.max(initial=1)) * max(1, len(lengths))
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if len(ends(middle)) <= count else (middle, most)
+    found = ends(most)
+    return (found + [len(lengths)] * (count - len(found)))[: count - 1]
+
+
+@lru_cache(maxsize=64)
 def cached_shard(config: ImpressionConfig, number: int) -> Impressions:
-    """A shard, kept while its parts are read: at least one for each lane of this rank."""
+    """A shard, kept while its parts are read: one for each lane of this rank, and the next ones."""
     return shard(config, number)
 
 
@@ -192,15 +266,24 @@ def join(parts: Sequence[Impressions]) -> Impressions:
     )
 
 
-def pack(impressions: Impressions, mask: Bools) -> tuple[Requests, Tensor, Tensor]:
+def pack(
+    impressions: Impressions, mask: Bools, *, lists_multiple: int = 1, tokens_multiple: int = 1
+) -> tuple[Requests, Tensor, Tensor]:
     """Rows with ``mask`` [n] as requests: a list's history once, its kept rows as candidates.
 
     Ten rows of a list share one history, and reading it costs most of a forward pass. Isolation is
-    what makes this exact: a row's logits are the same as on its own.
+    what makes this exact: a row's logits are the same as on its own. Nor do they change with the
+    padding in front, so a history is as long as the longest of the batch, and then filled up.
+
+    Parameters
+    ----------
+    lists_multiple, tokens_multiple
+        B and L + C are the next multiples of these.
 
     Returns
     -------
-    requests : Requests of B lists (those with a row) and C candidates (the most of any list)
+    requests : Requests of B lists (those with a row, one at least) and C candidates (the most of
+        any list)
     labels : float32 [B, C, heads]
     weight : float32 [B, C]
     """
@@ -208,16 +291,27 @@ def pack(impressions: Impressions, mask: Bools) -> tuple[Requests, Tensor, Tenso
     number = np.cumsum(impressions.position == 0)[rows]
     _, start, row = np.unique(number, return_index=True, return_inverse=True)
     column = np.arange(len(rows)) - start[row]
-    shape = (len(start), int(column.max(initial=0)) + 1)
+    n_lists = _up(max(len(start), 1), lists_multiple)
+    n_candidates = int(column.max(initial=0)) + 1
+    history, reaction = (
+        whole[rows[start]].astype(np.int64) for whole in (impressions.history, impressions.reaction)
+    )
+    longest = max(1, int((history > 0).sum(axis=1).max(initial=0)))
+    length = _up(longest + n_candidates, tokens_multiple) - n_candidates
+
+    def newest(events: NDArray[np.int64]) -> Tensor:
+        out = np.zeros((n_lists, length), dtype=np.int64)
+        out[: len(events), length - longest :] = events[:, events.shape[1] - longest :]
+        return torch.from_numpy(out)
 
     def spread(values: NDArray[np.generic]) -> Tensor:
-        out = np.zeros((*shape, *values.shape[1:]), dtype=values.dtype)
+        out = np.zeros((n_lists, n_candidates, *values.shape[1:]), dtype=values.dtype)
         out[row, column] = values
         return torch.from_numpy(out)
 
     requests = Requests(
-        torch.from_numpy(impressions.history[rows[start]].astype(np.int64)),
-        torch.from_numpy(impressions.reaction[rows[start]].astype(np.int64)),
+        newest(history),
+        newest(reaction),
         spread(impressions.item[rows].astype(np.int64)),
         spread(impressions.creator[rows].astype(np.int64)),
         spread(age_bucket(impressions.age[rows])),
@@ -225,3 +319,8 @@ def pack(impressions: Impressions, mask: Bools) -> tuple[Requests, Tensor, Tenso
     )
     labels = spread(labels_of({name: vars(impressions)[name][rows] for name in LOGITS[:-1]}))
     return requests, labels, spread(np.ones(len(rows), dtype=np.float32))
+
+
+def _up(number: int, multiple: int) -> int:
+    """The next multiple from ``number``."""
+    return -(-number // multiple) * multiple

@@ -2,8 +2,56 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from capstone.context import Context
 from capstone.names import slug
+
+if TYPE_CHECKING:
+    from capstone.impression_meter import Trained
+
+
+def _speed(c: Context, trained: Trained) -> None:
+    """What the ranks measured of their own work."""
+    ranks, step_s = trained.ranks, trained.step_seconds
+    compiled = "compiled blocks" if trained.compiled else "not compiled"
+    c.run.metric(
+        "impressions.per_second", trained.impressions_per_second, unit="impressions/s",
+        how=f"{trained.world} ranks, before downsampling; simulated people",
+    )  # fmt: skip
+    c.run.metric("impressions.mfu", trained.mfu, unit="ratio",
+                 how=f"{trained.peak_source}; {compiled}; filling counts as tokens")  # fmt: skip
+    c.run.metric("impressions.step_s", step_s, unit="s", how="median")
+    c.run.metric("impressions.tokens_per_second_a_rank",
+                 trained.tokens_per_second / trained.world, unit="tokens/s",
+                 how="computed by the blocks, filling included")  # fmt: skip
+    c.run.metric("impressions.real_tokens", min(rank.real_share for rank in ranks), unit="ratio",
+                 how="tokens that are no filling; the rank with the fewest")  # fmt: skip
+    c.run.metric("impressions.data_wait", max(rank.waited_s for rank in ranks) / step_s,
+                 unit="ratio", how="of a step; the rank that waits most")  # fmt: skip
+    for name, share in (
+        ("communication_share", trained.communication_share),
+        ("exposed_share", trained.exposed_share),
+    ):
+        c.run.metric(f"impressions.{name}", share, unit="ratio",
+                     how="" if share is None else "one step of rank 0, profiled",
+                     reason="not profiled at this scale" if share is None else "")  # fmt: skip
+    peaks = [rank.peak_bytes for rank in ranks if rank.peak_bytes is not None]
+    c.run.metric(
+        "impressions.peak_bytes_a_rank", max(peaks) if peaks else None, unit="bytes",
+        how="most memory of tensors, the largest rank" if peaks else "",
+        reason="" if peaks else "PyTorch counts the memory of tensors on GPUs only",
+    )  # fmt: skip
+    c.run.metric("impressions.state_bytes_a_rank", max(rank.held_bytes for rank in ranks),
+                 unit="bytes", how="weights and moments, counted")  # fmt: skip
+    c.run.metric("impressions.state_bytes_predicted", ranks[0].predicted_bytes, unit="bytes",
+                 how="12 bytes a parameter, divided by the ranks (lab 1)")  # fmt: skip
+    saves = ranks[0].saves
+    reason = "" if saves else "no checkpoint was due"
+    for name in ("stalled_s", "written_s"):
+        seconds = max(getattr(rank, name) for rank in ranks) / saves if saves else None
+        c.run.metric(f"impressions.checkpoint.{name}", seconds, unit="s", n=saves, reason=reason,
+                     how="mean of the checkpoints, the slowest rank" if saves else "")  # fmt: skip
 
 
 def impressions(c: Context) -> None:
@@ -17,18 +65,19 @@ def impressions(c: Context) -> None:
     ):
         found = study_impressions(
             folder, scale=c.run.scale, procs=c.run.procs, device=c.run.device, seed=c.run.seed,
-            shards=c.config.impression_shards,
+            shards=c.config.impression_shards, compile_blocks=c.config.impression_compile,
+            checkpoints=c.checkpoints,
             on_progress=lambda done, total, loss: bar.update(done, f"{total} steps, {loss:.3f}"),
         )  # fmt: skip
     trained = found.trained
+    if trained.first_step:
+        c.run.note(
+            f"The training of impressions went on from the checkpoint of step {trained.first_step}."
+        )
     c.run.metric("impressions.parameters", trained.parameters, unit="count")
     c.run.metric("impressions.parameters_at_full", found.full_parameters, unit="count",
                  how="counted without memory, not trained")  # fmt: skip
-    c.run.metric(
-        "impressions.per_second", trained.impressions_per_second, unit="impressions/s",
-        how=f"{trained.world} ranks, before downsampling; simulated people",
-    )  # fmt: skip
-    c.run.metric("impressions.mfu", trained.mfu, unit="ratio", how=trained.peak_source)
+    _speed(c, trained)
     c.run.metric("impressions.first_loss", trained.losses[0], unit="nats")
     c.run.metric("impressions.last_loss", trained.losses[-1], unit="nats")
     if found.resume_difference is not None:

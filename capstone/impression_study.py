@@ -6,34 +6,42 @@ downsampled. The world knows the true probabilities, so every score stands besid
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import logit
 
 from capstone.calibration import Calibration, Platt, fit_platt, measure, reliability, save
 from capstone.downsampling import corrected_heads
-from capstone.impression_batches import ReadingPlan, cached_shard, join, pack, take
+from capstone.impression_batches import ReadingPlan, cached_shard, join, take
+from capstone.impression_meter import Trained
+from capstone.impression_scores import (
+    Floats,
+    given_seen,
+    isolation_difference,
+    oracle,
+    predict,
+)
 from capstone.impression_training import (
     ImpressionJob,
-    Trained,
     load_target_ranker,
     train_impressions,
 )
 from capstone.impressions import ImpressionConfig, Impressions, world_of
-from capstone.target_ranker import HEADS, SizeName, TargetRanker, meta_model, parameters
-from capstone.target_ranker import probabilities as scores_of
+from capstone.target_ranker import (
+    HEADS,
+    TOP,
+    SizeName,
+    TargetRanker,
+    meta_model,
+    parameters,
+)
 from common.errors import require
-from labs.lab1_fsdp_advanced.checkpoint_files import step_folder
 from labs.lab3_fairness.calibration import ReliabilityCurve
 
-Floats = NDArray[np.float64]
-Scores = dict[str, Floats]
 NEW_ITEM_DAYS = 7.0
 """An item that appeared at most this long ago counts as new."""
 
@@ -49,6 +57,12 @@ class StudySize:
     tail
         Steps before the end at which a second run goes on from the first one's checkpoint, on
         another number of ranks; 0 leaves that out.
+    save_every
+        Steps between checkpoints: some minutes, so that a save costs a few hundredths of them.
+    compile
+        Blocks on GPUs; a CPU takes longer to compile than to train.
+    profile
+        See ``ImpressionJob``.
     """
 
     size: SizeName
@@ -58,6 +72,9 @@ class StudySize:
     learning_rate: float
     tail: int
     precision: str = "fp32"
+    save_every: int = 0
+    compile: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         used = self.plan.train_shards + self.calibration_shards + self.test_shards
@@ -73,7 +90,8 @@ def _plan(
 ) -> ReadingPlan:
     share = config.pop("share")
     settings = ImpressionConfig(**config)  # type: ignore[arg-type]
-    return ReadingPlan(settings, train_shards, lanes, steps, share, micro_lists)
+    fill = (8, 16) if micro_lists else (1, 1)
+    return ReadingPlan(settings, train_shards, lanes, steps, share, micro_lists, *fill)
 
 
 def study_size(scale: str, seed: int = 0) -> StudySize:
@@ -89,12 +107,15 @@ def study_size(scale: str, seed: int = 0) -> StudySize:
             40, 4, 16, 0, share=0.1, n_users=20_000, n_items=3000, n_impressions=614_400,
             history_length=20, shard_lists=1024, n_days=7, new_items=0.3, seed=seed,
         )  # fmt: skip
-        return StudySize("small", plan, 8, 12, 3e-3, tail=8)
+        return StudySize("small", plan, 8, 12, 3e-3, tail=8, save_every=64, profile=True)
     plan = _plan(
         2400, 16, 128, 96, share=0.1, n_users=10_000_000, n_items=100_000,
         n_impressions=102_400_000, history_length=255, shard_lists=4096, seed=seed,
     )  # fmt: skip
-    return StudySize("full", plan, 2, 2, 3e-5, tail=8, precision="bf16")
+    return StudySize(
+        "full", plan, 2, 2, 3e-5,
+        tail=8, precision="bf16", save_every=256, compile=True, profile=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,6 +199,8 @@ def study_impressions(
     device: str,
     seed: int = 0,
     shards: int = 0,
+    compile_blocks: bool | None = None,
+    checkpoints: Path | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
 ) -> ImpressionStudy:
     """Train, resume, calibrate and judge; weights and ``calibration.json`` are left in ``folder``.
@@ -190,15 +213,21 @@ def study_impressions(
         Ranks, and ``"cpu"`` or ``"cuda"``.
     shards
         Training shards, where fewer than the scale's are wanted; 0 takes them all.
+    compile_blocks
+        None: as the scale does, on GPUs.
+    checkpoints
+        Where they are kept; the newest there is gone on from. None: in ``folder``.
     on_progress
         See ``train_impressions``.
     """
     size = study_size(scale, seed)
     if shards:
         size = replace(size, plan=replace(size.plan, train_shards=shards))
+    chosen = size.compile and device == "cuda" if compile_blocks is None else compile_blocks
     return study(
-        folder, size,
-        scale=scale, procs=procs, device=device, seed=seed, on_progress=on_progress,
+        folder, replace(size, compile=chosen),
+        scale=scale, procs=procs, device=device, seed=seed,
+        checkpoints=checkpoints, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -210,20 +239,22 @@ def study(
     procs: int,
     device: str,
     seed: int,
+    checkpoints: Path | None = None,
     on_progress: Callable[[int, int, float], None] | None = None,
 ) -> ImpressionStudy:
     """:func:`study_impressions` of a size of one's own."""
     plan = what.plan
     job = ImpressionJob(
         size=what.size, plan=plan, learning_rate=what.learning_rate, device=device, seed=seed,
-        output=str(folder / "target_ranker.safetensors"), checkpoints=str(folder / "checkpoints"),
+        output=str(folder / "target_ranker.safetensors"),
+        checkpoints=str(checkpoints or folder / "checkpoints"),
         result=str(folder / "trained.json"), precision=what.precision,
-        save_every=plan.steps - what.tail,
+        save_every=what.save_every, tail=what.tail, compile=what.compile, profile=what.profile,
     )  # fmt: skip
     trained = train_impressions(job, procs=procs, folder=folder, on_progress=on_progress)
     difference, resumed_world = None, max(1, procs // 2)
     if what.tail:
-        difference = resume_difference(job, trained, folder / "resumed", resumed_world, what.tail)
+        difference = resume_difference(job, trained, folder / "resumed", resumed_world)
     model = load_target_ranker(Path(job.output), what.size, plan.vocabulary).to(device)
     first = plan.train_shards
     middle = first + what.calibration_shards
@@ -260,75 +291,16 @@ def study(
     )
 
 
-def resume_difference(
-    job: ImpressionJob, trained: Trained, folder: Path, procs: int, tail: int
-) -> float:
+def resume_difference(job: ImpressionJob, trained: Trained, folder: Path, procs: int) -> float:
     """Go on from the checkpoint ``tail`` steps before the end; largest difference of the losses."""
-    step = job.plan.steps - tail
-    source, target = (step_folder(path, step) for path in (Path(job.checkpoints), folder))
-    shutil.copytree(source, target)
     again = replace(
-        job, checkpoints=str(folder), save_every=0,
-        output=str(folder / "weights.safetensors"), result=str(folder / "trained.json"),
-    )  # fmt: skip
-    resumed = train_impressions(again, procs=procs, folder=folder)
-    require(resumed.first_step == step, "first step", resumed.first_step, f"must be {step}")
-    return float(np.abs(np.subtract(resumed.losses, trained.losses[-tail:])).max())
-
-
-@torch.no_grad()
-def predict(
-    model: TargetRanker,
-    rows: Impressions,
-    *,
-    lists: int = 512,
-    at_the_top: bool = False,
-    exact: bool = False,
-) -> Scores:
-    """Probabilities of each head [n], where the rows were shown or as serving scores them.
-
-    A GPU multiplies in bf16 unless ``exact``.
-    """
-    starts = np.append(np.flatnonzero(rows.position == 0), rows.n)
-    device = model.head.weight.device
-    parts: list[Scores] = []
-    for first in range(0, len(starts) - 1, lists):
-        last = min(first + lists, len(starts) - 1)
-        part = take(rows, slice(int(starts[first]), int(starts[last])))
-        requests, _, weight = pack(part, np.ones(part.n, dtype=bool))
-        asked = requests.at_the_top() if at_the_top else requests
-        fast = device.type == "cuda" and not exact
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            found = scores_of(model, asked.on(device))
-        real = weight.numpy() > 0
-        parts.append({head: p[real] for head, p in found.items()})
-    return {head: np.concatenate([part[head] for part in parts]) for head in parts[0]}
-
-
-def oracle(config: ImpressionConfig, rows: Impressions) -> Scores:
-    """The world's true probability of each reaction where the row was shown [n]."""
-    world = world_of(config)
-    p = given_seen(config, rows)
-    seen = world.examination(config.list_length)[rows.position]
-    click = p["click"] * seen
-    long_view = click * p["long_view"]
-    return {
-        "click": click,
-        "long_view": long_view,
-        "share": long_view * p["share"],
-        "hide": p["hide"] * seen,
-    }
-
-
-def isolation_difference(model: TargetRanker, rows: Impressions) -> float:
-    """Largest change of a probability between whole lists together and each row on its own."""
-    together = predict(model, rows, exact=True)
-    requests, _, _ = pack(
-        replace(rows, position=np.zeros_like(rows.position)), np.full(rows.n, True)
+        job, save_every=0, profile=False, output="", result=str(folder / "trained.json")
     )
-    positions = torch.from_numpy(rows.position.astype(np.int64))[:, None]
-    alone = scores_of(model, replace(requests, positions=positions).on(model.head.weight.device))
-    return max(float(np.abs(alone[head][:, 0] - together[head]).max()) for head in together)
+    resumed = train_impressions(again, procs=procs, folder=folder)
+    step = job.plan.steps - job.tail
+    require(resumed.first_step == step, "first step", resumed.first_step, f"must be {step}")
+    both = (np.asarray(run.losses[-job.tail :]) for run in (resumed, trained))
+    return float(np.abs(np.subtract(*both)).max())
 
 
 def auc(labels: NDArray[np.bool_], scores: Floats) -> float:
@@ -382,7 +354,9 @@ def _taste_correlation(
 ) -> dict[str, float]:
     from scipy.stats import spearmanr
 
-    served = predict(model, rows, at_the_top=True)["click"]
+    # What predict(..., at_the_top=True) gives: the position is a logit that is added at the end.
+    tower = model.positions.weight.detach().double().cpu().numpy()[:, HEADS.index("click")]
+    served = logit(logged) + tower[TOP] - tower[rows.position]
     return {
         name: float(spearmanr(scores, seen).statistic)
         for name, scores in (("served", served), ("logged", logged))
@@ -400,19 +374,6 @@ def _position_bias(
     return PositionBias(
         *(np.exp(np.asarray(each) - each[0]) for each in (logit(rates), tower, moved))
     )
-
-
-def given_seen(config: ImpressionConfig, rows: Impressions) -> Scores:
-    """The world's conditional probabilities of each head [n]: click and hide given examined."""
-    world = world_of(config)
-    found: Scores = {head: np.zeros(rows.n) for head in HEADS}
-    for day in np.unique(rows.day):
-        chosen = rows.day == day
-        items = rows.item[chosen].astype(np.int64)[:, None]
-        p = world.probabilities(rows.user[chosen].astype(np.int64), items, int(day))
-        for head in HEADS:
-            found[head][chosen] = p[head][:, 0]
-    return found
 
 
 def _rows(config: ImpressionConfig, shards: range) -> Impressions:

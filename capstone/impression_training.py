@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from capstone.impression_batches import Batch, ReadingPlan
+from capstone.impression_meter import Meter, RankMeasures, Trained
+from capstone.impression_prefetch import Prefetch
 from capstone.impressions import ImpressionConfig
 from capstone.target_ranker import (
     SizeName,
     TargetRanker,
     Vocabulary,
-    flops_per_token,
     meta_model,
     parameters,
     shape_of,
@@ -35,11 +36,16 @@ from capstone.target_ranker import (
 from common.launch import torchrun
 from labs.lab1_fsdp_advanced import checkpoint
 from labs.lab1_fsdp_advanced.activation_checkpointing import Mode, checkpoint_blocks
+from labs.lab1_fsdp_advanced.agreement import together
+from labs.lab1_fsdp_advanced.async_checkpoint import Saver
+from labs.lab1_fsdp_advanced.checkpoint_files import Manifest, latest
 from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
+from labs.lab1_fsdp_advanced.memory import held, padded_parameters, predicted, ranks_that_share
 from labs.lab1_fsdp_advanced.precision import Precision, require_support
+from labs.lab1_fsdp_advanced.profiling import Profile, profile_steps
 from labs.lab1_fsdp_advanced.sharding import Strategy, shard
-from labs.lab1_fsdp_advanced.throughput import peak_of, synchronise, utilisation
-from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit
+from labs.lab1_fsdp_advanced.throughput import peak_of
+from labs.lab1_fsdp_advanced.training import StepResult, cosine_schedule, fit, train_step
 
 TOWER_RATE = 10.0
 PROGRESS_LINE = re.compile(r"progress impressions (\d+) (\d+) (-?\d+\.\d+)")
@@ -54,13 +60,21 @@ class ImpressionJob:
     plan
         Which simulated impressions each step reads.
     checkpoints, output, result
-        A folder; the weights (safetensors); a JSON file with what was measured.
+        A folder; the weights (safetensors; empty: not written); a JSON file with what was measured.
     save_every
-        Steps between checkpoints; 0 saves none.
+        Steps between checkpoints, the newest two of which are kept; 0 saves none.
+    tail
+        The last checkpoint is that of ``tail`` steps before the end; 0: of the last interval.
+    asynchronous
+        Train on while a checkpoint is written (lab 1).
     stop_at
         Last step of this run, for a planned interruption; 0: all steps of the plan.
     checkpointing
         Activations that are computed again (lab 1).
+    compile
+        Compile each block once, for batches of any shape (lab 1).
+    profile
+        Measure, in a step after the last, how long the ranks talk to each other.
     """
 
     size: SizeName
@@ -77,7 +91,21 @@ class ImpressionJob:
     max_norm: float = 1.0
     weight_decay: float = 0.01
     save_every: int = 0
+    tail: int = 0
+    asynchronous: bool = True
     stop_at: int = 0
+    compile: bool = False
+    profile: bool = False
+
+    def saves_after(self, done: int) -> bool:
+        """Whether the ranks save a checkpoint when ``done`` steps are done.
+
+        None after the last: then the weights themselves are written.
+        """
+        last = self.plan.steps - self.tail
+        if not self.save_every or done >= self.plan.steps or done > last:
+            return False
+        return done % self.save_every == 0 or done in (last, self.stop_at)
 
     def write(self, path: Path) -> Path:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -89,62 +117,6 @@ class ImpressionJob:
         plan = given["plan"]
         plan["config"] = ImpressionConfig(**plan["config"])
         return cls(**(given | {"plan": ReadingPlan(**plan)}))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training run did and how fast.
-
-    Attributes
-    ----------
-    first_step
-        Where it began: 0, or the step of the checkpoint it went on from.
-    losses
-        Of each step since: nats a kept row, summed over the heads.
-    impressions_per_second, rows_per_second
-        Read over all ranks, before and after downsampling; from the median step.
-    mfu
-        Model FLOP utilisation (lab 1's definition) of all devices.
-    """
-
-    parameters: int
-    world: int
-    first_step: int
-    losses: tuple[float, ...]
-    step_seconds: float
-    impressions_per_second: float
-    rows_per_second: float
-    tokens_per_second: float
-    mfu: float
-    peak_source: str
-
-
-@dataclass
-class Meter:
-    """Times of steps, and rows and tokens of this rank in them."""
-
-    device: torch.device
-    ended: list[float] = field(default_factory=list)
-    rows: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    longest: int = 1
-
-    def count(self, batches: list[Batch]) -> list[Batch]:
-        self.rows.append(sum(float(batch.weight.sum()) for batch in batches))
-        lengths = [batch.requests.history.shape[1] + batch.weight.shape[1] for batch in batches]
-        lists = [len(batch.weight) for batch in batches]
-        self.tokens.append(sum(n * length for n, length in zip(lists, lengths, strict=True)))
-        self.longest = max(self.longest, *lengths)
-        return batches
-
-    def tick(self) -> None:
-        synchronise(self.device)
-        self.ended.append(time.perf_counter())
-
-    def step_seconds(self) -> float:
-        """Median time between the ends of steps; the first step, which warms up, has none."""
-        gaps = [after - before for before, after in zip(self.ended, self.ended[1:], strict=False)]
-        return statistics.median(gaps) if gaps else float("nan")
 
 
 def impression_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -164,6 +136,8 @@ def sharded_model(job: ImpressionJob, ranks: Ranks) -> nn.Module:
     model = meta_model(job.size, job.plan.vocabulary)
     blocks = list(model.blocks)
     checkpoint_blocks(blocks, job.checkpointing)
+    if job.compile:
+        compile_blocks(blocks)
     shard(
         model,
         Strategy(job.strategy),
@@ -173,6 +147,17 @@ def sharded_model(job: ImpressionJob, ranks: Ranks) -> nn.Module:
     )
     model.init_weights(job.seed, job.plan.usual_rates())
     return model
+
+
+def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
+    """Compile what each block computes, in place: once for all blocks and all shapes of batches.
+
+    Batches have few shapes, but more than one; without ``dynamic`` there is a compilation for each.
+    """
+    for block in blocks:
+        block.forward = torch.compile(  # type: ignore[method-assign]
+            block.forward, dynamic=True, backend=backend
+        )
 
 
 def parameter_groups(job: ImpressionJob, model: nn.Module) -> list[dict[str, Any]]:
@@ -200,34 +185,63 @@ def train_on(ranks: Ranks, job: ImpressionJob) -> None:
     """Train on this rank; rank 0 writes ``job.output`` and ``job.result``. A collective."""
     model = sharded_model(job, ranks)
     optimizer = torch.optim.AdamW(parameter_groups(job, model), fused=True)
-    meter = Meter(ranks.device)
     total = job.plan.steps
+    scheduler = cosine_schedule(optimizer, total)
+    meter = Meter(ranks.device, shape_of(job.size))
+    losses = losses_before(Path(job.checkpoints))
+    last = job.stop_at or total
+    with (
+        Prefetch(job.plan, rank=ranks.rank, world=ranks.world, last=last) as ahead,
+        _saver(job) as saver,
+    ):
 
-    def batches(step: int, rank: int, world: int) -> list[Batch]:
-        return meter.count(job.plan.batches(step, rank, world, ranks.device))
+        def batches(step: int, rank: int, world: int) -> list[Batch]:
+            made = ahead.batches(step)
+            meter.count(made)
+            return [batch.on(ranks.device) for batch in made]
 
-    def on_step(done: int, result: StepResult) -> None:
-        meter.tick()
-        if ranks.is_main:
-            print(f"progress impressions {done} {total} {result.loss:.6f}", flush=True)
+        def on_step(done: int, result: StepResult) -> None:
+            losses.append(result.loss)
+            meter.tick()
+            if saver is not None and job.saves_after(done):
+                kept = {"scheduler": scheduler.state_dict(), "losses": list(losses)}
+                saver.save(model, optimizer, done, kept)
+            elif saver is not None and job.asynchronous:
+                saver.poll()
+            if ranks.is_main:
+                print(f"progress impressions {done} {total} {result.loss:.6f}", flush=True)
 
-    fitted = fit(
-        model,
-        optimizer,
-        batches,
-        impression_loss,
-        steps=job.stop_at or total,
-        max_norm=job.max_norm,
-        scheduler=cosine_schedule(optimizer, total),
-        seed=job.seed,
-        directory=Path(job.checkpoints),
-        save_every=job.save_every,
-        on_step=on_step,
-    )
-    checkpoint.export_weights(model, Path(job.output))
+        fitted = fit(
+            model,
+            optimizer,
+            batches,
+            impression_loss,
+            steps=last,
+            max_norm=job.max_norm,
+            scheduler=scheduler,
+            seed=job.seed,
+            directory=Path(job.checkpoints),
+            on_step=on_step,
+        )
+    mine = measures(job, ranks, model, optimizer, meter, ahead, saver)
+    every = together(lambda: mine)
+    if job.output:
+        checkpoint.export_weights(model, Path(job.output))
+    profile = _profiled(job, ranks, model, optimizer) if job.profile else None
     if ranks.is_main:
-        found = _measured(job, ranks, model, meter, fitted.first_step, fitted.history)
-        Path(job.result).write_text(json.dumps(asdict(found)), encoding="utf-8")
+        found = Trained.of(
+            meter, every,
+            parameters=parameters(model), first_step=fitted.first_step, losses=losses,
+            impressions_a_step=job.plan.impressions_per_step,
+            peak=peak_of(ranks.device, job.precision), compiled=job.compile, profile=profile,
+        )  # fmt: skip
+        found.write(Path(job.result))
+
+
+def losses_before(checkpoints: Path) -> list[float]:
+    """The losses up to the newest checkpoint; none without one."""
+    newest = latest(checkpoints)
+    return [] if newest is None else list(Manifest.read(newest).extra["losses"])
 
 
 def train_impressions(
@@ -261,44 +275,54 @@ def train_impressions(
         "capstone.impression_training", [str(job.write(folder / "job.json"))],
         procs=procs, device=job.device, log=folder / "ranks.log", on_line=on_line,
     )  # fmt: skip
-    given = json.loads(Path(job.result).read_text(encoding="utf-8"))
-    return Trained(**(given | {"losses": tuple(given["losses"])}))
+    return Trained.read(Path(job.result))
 
 
 def load_target_ranker(path: Path, size: SizeName, vocabulary: Vocabulary) -> TargetRanker:
     """A trained model on the CPU, in evaluation mode."""
     from safetensors.torch import load_file
 
-    model = TargetRanker(shape_of(size), vocabulary)
-    model.load_state_dict(load_file(path))
+    model = meta_model(size, vocabulary)  # to draw a billion weights only to replace them is slow
+    model.load_state_dict(load_file(path), assign=True)
     return model.eval()
 
 
-def _measured(
+def _saver(job: ImpressionJob) -> AbstractContextManager[Saver | None]:
+    if not job.save_every:
+        return nullcontext()
+    return Saver(Path(job.checkpoints), asynchronous=job.asynchronous)
+
+
+def measures(
     job: ImpressionJob,
     ranks: Ranks,
     model: nn.Module,
+    optimizer: Optimizer,
     meter: Meter,
-    first_step: int,
-    history: list[StepResult],
-) -> Trained:
-    seconds = meter.step_seconds()
-    tokens = ranks.world * statistics.fmean(meter.tokens or [0]) / seconds
-    peak = peak_of(ranks.device, job.precision)
-    return Trained(
-        parameters=parameters(model),
-        world=ranks.world,
-        first_step=first_step,
-        losses=tuple(result.loss for result in history),
-        step_seconds=seconds,
-        impressions_per_second=job.plan.impressions_per_step / seconds,
-        rows_per_second=ranks.world * statistics.fmean(meter.rows or [0]) / seconds,
-        tokens_per_second=tokens,
-        mfu=utilisation(
-            tokens, flops_per_token(shape_of(job.size), meter.longest), peak.flops * ranks.world
-        ),
-        peak_source=peak.source,
+    ahead: Prefetch,
+    saver: Saver | None,
+) -> RankMeasures:
+    """What this rank measured of its training."""
+    strategy = Strategy(job.strategy)
+    sharing = ranks_that_share(strategy, ranks.world, ranks.local_world)
+    whole = padded_parameters(model.parameters(), sharing)
+    return meter.measures(
+        waited=ahead.waited,
+        saves=[] if saver is None else saver.timings,
+        held=held(model, optimizer),
+        formula=predicted(whole, strategy, ranks.world, ranks.local_world),
     )
+
+
+def _profiled(job: ImpressionJob, ranks: Ranks, model: nn.Module, optimizer: Optimizer) -> Profile:
+    """One step more, which changes the weights: so after they are written."""
+    made = job.plan.batches(job.plan.steps - 1, ranks.rank, ranks.world)
+    batches = [batch.on(ranks.device) for batch in made]
+
+    def step() -> None:
+        train_step(model, optimizer, batches, impression_loss, max_norm=job.max_norm)
+
+    return profile_steps(step, steps=1, folder=Path(job.result).parent / "trace", ranks=ranks)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,15 @@ class Unfinished:
     """
 
     def __init__(self, workspace: Workspace, options: Mapping[str, Any]) -> None:
-        text = json.dumps([options, code_sha256()], sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        code = code_sha256()
+
+        def digest(content: Mapping[str, Any]) -> str:
+            text = json.dumps([content, code], sort_keys=True, default=str)
+            return hashlib.sha256(text.encode()).hexdigest()[:16]
+
         self.workspace = workspace
-        self.folder = workspace.folder / "unfinished" / key
+        self._training = digest({**options, "procs": None})
+        self.folder = workspace.folder / "unfinished" / f"{self._training}-{digest(options)}"
         self._before: list[dict[str, float]] = []
 
     def begin(self, run: Run) -> None:
@@ -82,12 +87,23 @@ class Unfinished:
         )  # fmt: skip
 
     def checkpoints(self, stage: str) -> Path:
-        """Folder of a stage's training: there until the stage is through, whoever is killed."""
-        return self.folder / CHECKPOINTS / stage
+        """Folder of a stage's training: there until the stage is through, whoever is killed.
+
+        A training can go on with another number of ranks, so that of a run that differs in nothing
+        else is taken over.
+        """
+        mine = self.folder / CHECKPOINTS / stage
+        if not mine.exists():
+            for other in self.folder.parent.glob(f"{self._training}-*/{CHECKPOINTS}/{stage}"):
+                mine.parent.mkdir(parents=True, exist_ok=True)
+                other.rename(mine)
+                break
+        return mine
 
     def forget(self, stage: str) -> None:
         """Nothing of an earlier try of ``stage`` may be used: what it is made from is new."""
-        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
+        while (folder := self.checkpoints(stage)).exists():
+            shutil.rmtree(folder)
 
     def finished(self, stage: str) -> bool:
         """Whether an earlier process finished ``stage`` and its artefact is still the same."""

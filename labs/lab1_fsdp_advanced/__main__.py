@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -177,13 +178,23 @@ def how(config: Config, strategy: Strategy) -> Parallelism:
     )
 
 
-def launch(run: Run, job: Job, *, procs: int, what: str) -> dict[str, Any]:
-    """Run a job on ``procs`` ranks, show how far it is, and read what rank 0 wrote."""
+def launch(
+    run: Run,
+    job: Job,
+    *,
+    procs: int,
+    what: str,
+    on_result: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Run a job on ``procs`` ranks, show how far it is, and read what rank 0 wrote.
+
+    ``on_result`` gets what a job that keeps going has measured, way by way as they end.
+    """
     import json
     from pathlib import Path
 
     from common.launch import torchrun
-    from labs.lab1_fsdp_advanced.worker import LARGE, PROGRESS
+    from labs.lab1_fsdp_advanced.worker import LARGE, PROGRESS, RESULT
 
     # glibc keeps what tensors of some megabytes leave behind: 26 % of a rank's memory here. Larger
     # ones than this go back to the system at once, which is slower for a small model.
@@ -198,6 +209,8 @@ def launch(run: Run, job: Job, *, procs: int, what: str) -> dict[str, Any]:
             if line.startswith(PROGRESS):
                 done += 1
                 bar.update(done)
+            elif on_result and line.startswith(RESULT):
+                on_result(json.loads(line.removeprefix(RESULT)))
 
         torchrun(
             "labs.lab1_fsdp_advanced.worker",

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.optim import AdamW
 
+from common.errors import InputError, RunError
 from labs.lab1_fsdp_advanced.by_hand import compare
 from labs.lab1_fsdp_advanced.data_loading import TokenBatches, TokenDataset
 from labs.lab1_fsdp_advanced.distributed import Ranks, leave, process_group
@@ -42,6 +43,7 @@ from labs.lab1_fsdp_advanced.training import (
 from labs.lab1_fsdp_advanced.watchdog import Watchdog
 
 PROGRESS = "progress"
+RESULT = "result"
 PROBE = Shape(width=32, layers=2, heads=2, context=16, vocabulary=256, kv_heads=1)
 PROBE_STEPS = 3
 VALIDATION_BATCHES = 4
@@ -71,6 +73,12 @@ class Job:
         Compare gradients with one process, and the methods written by hand with torch's.
     profile
         Folder for traces of a few steps more; empty: none.
+    validate
+        Measure the held-out loss before and after; a compiled block is compiled twice for it.
+    keep_going
+        A way that fails has a ``reason`` in place of its results, and the next one begins.
+    seconds
+        No way begins later than that after the first; 0: no limit.
     """
 
     ways: tuple[Parallelism, ...]
@@ -92,6 +100,9 @@ class Job:
     resume: bool = False
     probe: bool = False
     profile: str = ""
+    validate: bool = True
+    keep_going: bool = False
+    seconds: float = 0.0
 
     def write(self, path: Path) -> Path:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -150,14 +161,54 @@ def work(job: Job) -> None:
             if job.probe:
                 results |= probe(job, ranks)
                 watchdog.beat()
+            began = time.monotonic()
             for way in job.ways:
-                log.info("training with %s", way.name)
-                results["ways"][way.name] = train(job, way, ranks, watchdog.beat)
+                late = bool(job.seconds) and time.monotonic() - began > job.seconds
+                if any_rank(late):
+                    found = {"reason": f"not begun: the {job.seconds:g} s of the sweep were over"}
+                else:
+                    log.info("training with %s", way.name)
+                    found = attempt(job, way, ranks, watchdog.beat)
+                results["ways"][way.name] = found
+                if ranks.is_main and job.keep_going:
+                    print(RESULT, json.dumps({"way": way.name} | found), flush=True)
                 gc.collect()  # the model and its hooks refer to each other
                 if ranks.device.type == "cuda":
                     torch.cuda.empty_cache()
+                if way.compile:
+                    # Blocks of all ways share one function, and the compiler gives up on a
+                    # function, without a word, after it has been compiled eight times.
+                    torch.compiler.reset()
         if ranks.is_main:
             Path(job.output).write_text(json.dumps(results), encoding="utf-8")
+
+
+def attempt(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) -> dict[str, Any]:
+    """Train one way; with ``keep_going``, or say on all ranks why one of them could not.
+
+    A rank that fails alone leaves the others in a collective, which their watchdogs end. Memory
+    that runs out does so on all of them, as does what the compiler or a kernel refuses.
+    """
+    if not job.keep_going:
+        return train(job, way, ranks, beat)
+    try:
+        found = train(job, way, ranks, beat)
+    except (InputError, RunError, RuntimeError) as error:
+        what = (str(error).splitlines() or [""])[0]
+        found = {"reason": f"rank {ranks.rank}: {type(error).__name__}: {what}"[:400]}
+    beat()
+    if not any_rank("reason" in found):
+        return found
+    every: list[Any] = [None] * ranks.world
+    dist.all_gather_object(every, found.get("reason"))
+    return {"reason": next(reason for reason in every if reason)}
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on one of the ranks; they all learn it. On the CPU, by gloo."""
+    said = torch.tensor(float(flag))
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said)
 
 
 def probe(job: Job, ranks: Ranks) -> dict[str, Any]:
@@ -215,8 +266,10 @@ def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) ->
     optimizer = AdamW(model.parameters(), lr=job.learning_rate, fused=True)
     scheduler = cosine_schedule(optimizer, job.steps)
     scaler = make_scaler(way.precision, job.device)
-    first_validation = None if job.resume else validation_loss(job, model, ranks)
+    validate = job.validate and not job.resume
+    first_validation = validation_loss(job, model, ranks) if validate else None
     clock = Clock(ranks.device)
+    began = time.perf_counter()
 
     def on_step(done: int, result: StepResult) -> None:
         clock.tick()
@@ -259,8 +312,12 @@ def train(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) ->
         "resumed_at": resumed_at,
         "losses": [each.loss for each in history],
         "skipped": sum(each.skipped for each in history),
-        "validation": [first_validation, validation_loss(job, model, ranks)],
+        "validation": [
+            first_validation,
+            validation_loss(job, model, ranks) if job.validate else None,
+        ],
         "saves": saves,
+        "first_step_seconds": clock.ended[0] - began,
         "step_seconds": seconds,
         "timed_steps": timed,
         "tokens_per_second": job.global_batch * job.context / seconds,

@@ -60,6 +60,19 @@ def test_an_added_file_a_changed_fact_and_a_damaged_manifest_are_refused(tmp_pat
         bundle.load(made.folder)
 
 
+def test_a_bundle_says_what_its_ranker_computes_in(tmp_path: Path) -> None:
+    """Latency and scores are of a precision; a manifest without one is read all the same."""
+    made = assemble(tmp_path)
+    half = bundle.assemble(
+        tmp_path / "half", parts(tmp_path / "p"), replace(made.facts, precision="fp16")
+    )
+    assert bundle.load(half.folder).facts.precision == "fp16"
+    assert half.version != made.version
+    content = made.facts.as_json()
+    del content["precision"]
+    assert bundle.Facts.from_json(content).precision == "unknown"
+
+
 def test_what_is_no_whole_bundle_is_not_made(tmp_path: Path) -> None:
     found = parts(tmp_path / "parts")
     facts = assemble(tmp_path).facts
@@ -92,7 +105,9 @@ def test_a_stage_of_another_model_is_refused(tmp_path: Path) -> None:
     other = replace(SCALES["smoke"], ranker_width=128)
     with pytest.raises(InputError, match="ranker_width = 64, now it is 128"):
         workspace(tmp_path, other).need("train")
-    measured_otherwise = replace(SCALES["smoke"], load_seconds=1.0, n_boot=100)
+    measured_otherwise = replace(
+        SCALES["smoke"], load_seconds=1.0, n_boot=100, workers=3, served="fp16"
+    )
     assert (workspace(tmp_path, measured_otherwise).need("train") / "weights").exists()
 
 

@@ -21,9 +21,9 @@ from capstone.request_ids import RequestIds
 from capstone.score_codec import Malformed, ScoreRequest
 from capstone.scorer import LocalScorer, TorchServeConnection, TorchServeScorer
 from capstone.service_metrics import ServiceMetrics
-from capstone.sources import ITEM_TO_ITEM
+from capstone.sources import ITEM_TO_ITEM, Candidates, mask_of
 from capstone.stages import Score, build_pipeline
-from capstone.user_state import SqliteState, read_histories
+from capstone.user_state import History, SqliteState, read_histories
 from capstone.value import HEADS
 from tests.capstone import tiny_bundle
 
@@ -263,6 +263,26 @@ def test_a_hidden_item_pulls_in_no_neighbours_and_a_liked_one_does(
     assert not np.array_equal(queries[0], queries[2])
 
 
+def test_candidates_are_remembered_until_the_history_changes(loaded: LoadedBundle) -> None:
+    """Found anew they would be the same. Two gateways that cannot reach their store may count
+    different histories alike, so the version alone says nothing."""
+    watched = np.arange(3, 9)
+
+    def candidates(items: np.ndarray, ratings: np.ndarray) -> Candidates:
+        history = History(items, ratings, version=7)
+        seen = mask_of(items, loaded.catalogue.n_items)
+        return loaded.candidates(77, history, seen)
+
+    first = candidates(watched, np.full(6, 4))
+    assert candidates(watched.copy(), np.full(6, 4)) is first
+    other = candidates(np.arange(3, 10), np.full(7, 4))
+    assert 9 not in other.ids
+    assert 9 in first.ids
+    hidden = candidates(watched, np.array([4, 4, 4, 4, 4, -1]))
+    assert hidden is not other
+    assert not np.array_equal(hidden.ids, first.ids)
+
+
 def test_the_ranker_reads_a_hide_as_the_lowest_rating(loaded: LoadedBundle, tmp_path: Path) -> None:
     """A sign is retrieval's; the model knows ratings from 1 to 5."""
     seen: list[ScoreRequest] = []
@@ -369,6 +389,7 @@ class Server:
         self.users: list[int] = []
         self.tokens: set[bytes] = set()
         self.closed_early = 0
+        self.under_way = self.most_under_way = 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -379,6 +400,8 @@ class Server:
                     await reader.readexactly(int(fields[b"Content-Length"]))
                 )  # fmt: skip
                 self.users.append(len(users))
+                self.under_way += 1
+                self.most_under_way = max(self.most_under_way, self.under_way)
                 ask = asyncio.ensure_future(reader.read(1))
                 done, _ = await asyncio.wait([ask], timeout=self.seconds)
                 if done:
@@ -386,6 +409,7 @@ class Server:
                     break
                 ask.cancel()
                 await asyncio.gather(ask, return_exceptions=True)
+                self.under_way -= 1
                 rows = [dict.fromkeys(HEADS, user.candidates / 1000) for user in users]
                 body = score_codec.encode_scores(rows)
                 writer.write(
@@ -399,13 +423,18 @@ class Server:
 
 
 async def scores_from(
-    server: Server, sizes: list[int], *, token: str | Path = "secret", timeout: float = 5.0
+    server: Server,
+    sizes: list[int],
+    *,
+    token: str | Path = "secret",
+    timeout: float = 5.0,
+    under_way: int = 2,
 ) -> list[object]:
     """What the scorer says to requests of these numbers of candidates, all at once."""
     listening = await asyncio.start_server(server, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
-    connection = TorchServeConnection(f"http://127.0.0.1:{port}", token)
-    scorer = TorchServeScorer(connection, "1.0")
+    connection = TorchServeConnection(f"http://127.0.0.1:{port}", token, slots=under_way)
+    scorer = TorchServeScorer(connection, "1.0", under_way=under_way)
 
     async def ask(count: int) -> object:
         async with asyncio.timeout(timeout):
@@ -429,6 +458,16 @@ def test_requests_that_wait_go_out_together_and_each_gets_its_own_scores() -> No
         np.testing.assert_allclose(scores["like"], expected, rtol=1e-6)
     assert sum(server.users) == 40
     assert len(server.users) <= 5, server.users
+
+
+@pytest.mark.parametrize("under_way", [1, 2, 5])
+def test_as_many_posts_are_on_their_way_as_workers_can_take(under_way: int) -> None:
+    """Fewer leave a worker idle; more wait in a queue, where nobody can join them any more."""
+    server = Server(seconds=0.02)
+    asyncio.run(scores_from(server, [3] * 40, under_way=under_way))
+    assert server.most_under_way == under_way
+    assert server.users[:under_way] == [1] * under_way
+    assert sum(server.users) == 40
 
 
 def test_what_nobody_waits_for_any_more_is_cancelled_at_the_server() -> None:

@@ -592,8 +592,11 @@ def test_the_live_system_scores_with_torchserve_and_outlives_it(made: Path, tmp_
     archive_rankers([champion], tmp_path / "store")
     with live(
         [champion], tmp_path / "store", made / "users.json", folder=tmp_path / "live",
-        deadlines_ms=SLOW,
+        deadlines_ms=SLOW, workers=2,
     ) as service:  # fmt: skip
+        assert len(service.torchserve.worker_pids()) == 2
+        told = GatewayConfig.read(tmp_path / "live" / "gateway.json")
+        assert told.posts_under_way == 3, "one a worker, and one that is ready"
         feed = service.feed(3)
         assert feed["fallback"] is None, service.gateway.tail()
         assert feed["items"][0]["heads"]["engage"] > 0

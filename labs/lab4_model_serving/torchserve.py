@@ -41,6 +41,10 @@ from labs.lab4_model_serving.torchserve_config import (
 
 __all__ = ["Frontend", "ModelSpec", "Ports", "TorchServe", "torchserve"]
 
+GRACE_S = 0.5
+"""Seconds between SIGTERM and SIGKILL at the end of the block. Nobody waits for an answer then, and
+the server keeps nothing; left to itself it would stay two more seconds (netty's quiet period)."""
+
 
 class TorchServe:
     """A running server. Made by :func:`torchserve`."""
@@ -362,6 +366,7 @@ def torchserve(
             env=environment(home, env or {}, frontend),
             cwd=home,  # key_file.json is written here
             name="TorchServe",
+            grace_s=GRACE_S,
         ) as child:
             server = TorchServe(ports, models, child, log)
             try:

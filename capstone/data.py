@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from common.data import Dataset
 from common.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLIT_SHA256 = "fef4a2c17b785fa892304441cfe6a313d8db66ff6c4dbc67d3291e1e22cc8241"
 LIKE_FROM = 4
@@ -118,6 +121,8 @@ def prepare(dataset: Dataset) -> Feed:
     RunError
         When the split is not the frozen one.
     """
+    import pandas as pd  # the gateway, which has no tables, starts without it
+
     interactions = dataset.table("interactions")
     ordered = interactions.sort_values(["user_id", "timestamp"], kind="stable")
     digest = split_hash(ordered)

@@ -13,8 +13,6 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
 
 from common.errors import require
 from common.exercises import exercise
@@ -207,6 +205,9 @@ def compare_interleaved(unit: Ints, credits: Floats, *, alpha: float = 0.05) -> 
     Chapelle, Joachims, Radlinski & Yue (2012), Large-scale Validation and Analysis of Interleaved
     Search Evaluation, TOIS 30(1).
     """
+    from scipy.stats import binomtest  # the serving of interleaved feeds does without it
+    from scipy.stats import t as student_t
+
     require(0 < alpha < 1, "alpha", alpha, "must be between 0 and 1", "try 0.05")
     require(unit.shape == credits.shape, "shape of unit", unit.shape, f"must be {credits.shape}")
     bad = int(np.count_nonzero(~np.isfinite(credits)))

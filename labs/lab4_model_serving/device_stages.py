@@ -51,7 +51,7 @@ def precisions_on_device(
     forms = {"fp32": FUSED, "fp16": HALF, "int8_dynamic": INT8}
     crossover = measure_crossover(
         {name: path_of(artefacts[form]) for name, form in forms.items()},
-        text_batcher(trained.ids),
+        text_batcher(trained.ids, max(config.crossover_batches)),
         batches=config.crossover_batches,
         rounds=config.crossover_rounds,
         device=run.device,

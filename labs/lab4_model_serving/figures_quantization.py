@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LABELS = {
     "fp32": "float32",
+    "fp16": "float16",
     "int8_dynamic": "INT8 dynamic",
     "int8_static": "INT8 static",
     "int4": "INT4, level unset",
@@ -21,12 +22,20 @@ LABELS = {
 }
 COLOURS = {
     "fp32": "#444444",
+    "fp16": "#228833",
     "int8_dynamic": "#4477aa",
     "int8_static": "#66ccee",
     "int4": "#ee6677",
     "int4_level4": "#aa3377",
 }
-MARKERS = {"fp32": "o", "int8_dynamic": "s", "int8_static": "D", "int4": "v", "int4_level4": "^"}
+MARKERS = {
+    "fp32": "o",
+    "fp16": "P",
+    "int8_dynamic": "s",
+    "int8_static": "D",
+    "int4": "v",
+    "int4_level4": "^",
+}
 
 
 def draw_crossover(result: Crossover, *, title: str = "Time an item by batch size") -> Figure:

@@ -177,7 +177,8 @@ def precisions(
     )
     from labs.lab4_model_serving.static_quantization import calibration_batches
 
-    calibration = calibration_batches(trained.tokens.ids(trained.split.train.texts[:256]))
+    texts = trained.split.train.texts[: min(256, config.judged)]
+    calibration = calibration_batches(trained.tokens.ids(texts))
     made = build_precisions(path_of(artefacts[ONNX]), run.work / "precisions", calibration)
     built: dict[str, Path] = {str(name): path for name, path in made.items()}
     n = min(2000, len(trained.ids))
@@ -188,7 +189,7 @@ def precisions(
         run.metric(f"{area}_bytes", row.bytes, unit="bytes")
     crossover = measure_crossover(
         built,
-        text_batcher(trained.ids),
+        text_batcher(trained.ids, max(config.crossover_batches)),
         batches=config.crossover_batches,
         rounds=config.crossover_rounds,
     )

@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def open_session(
         raise InputError(f"no ONNX model at {path}; export one first (export_onnx)")
     providers = choose_providers(settings.device, ort.get_available_providers())
     if settings.device != "cpu":
-        ort.preload_dlls()  # CUDA and cuDNN of the packages that torch brings
+        load_cuda()
     opened = ort.InferenceSession(
         str(path),
         options or session_options(settings),
@@ -161,6 +162,17 @@ def open_session(
             "use device = 'cpu'"
         )
     return opened
+
+
+def load_cuda() -> None:
+    """CUDA and cuDNN of the packages that torch brings, before a session asks for them.
+
+    ONNX Runtime looks for them beside itself. Where it is installed apart from them, as with
+    ``pip install --target``, torch knows where its own are.
+    """
+    if not (Path(ort.__file__).parents[1] / "nvidia").is_dir() and find_spec("torch"):
+        import torch  # noqa: F401
+    ort.preload_dlls()
 
 
 @dataclass(frozen=True)

@@ -89,16 +89,15 @@ class FeedService:
         await replay(self.state, self.events.recovered)
         self.events.recovered.clear()
         self._connection: TorchServeConnection | None = None
+        posts = self.config.posts_under_way
         if self.config.scorer_url:
             file = self.config.scorer_token_file
             token = Path(file) if file else self._scorer_token
-            slots = len(self._loaded) * self.config.posts_under_way
+            slots = len(self._loaded) * posts
             self._connection = TorchServeConnection(self.config.scorer_url, token, slots=slots)
         for variant, loaded in enumerate(self._loaded):
             scorer: Scorer = (
-                TorchServeScorer(
-                    self._connection, loaded.version, under_way=self.config.posts_under_way
-                )
+                TorchServeScorer(self._connection, loaded.version, under_way=posts)
                 if self._connection and variant not in self.config.in_process
                 else LocalScorer(loaded.bundle.ranker)
             )

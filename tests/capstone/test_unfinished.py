@@ -97,11 +97,11 @@ def test_nothing_is_left_of_a_run_that_ended(tmp_path: Path, space: Workspace) -
     assert not (space.folder / "unfinished").exists()
 
 
-def killed_in_train(folder: Path, space: Workspace) -> None:
+def killed_in_train(folder: Path, space: Workspace, **options: int) -> None:
     """A process that is killed (-9) in the middle of a training, after its checkpoint."""
     child = os.fork()
     if child == 0:
-        unfinished, run = Unfinished(space, {}), make_run(folder)
+        unfinished, run = Unfinished(space, options), make_run(folder)
         unfinished.begin(run)
         with unfinished.stage("train", run), space.stage("train") as made:
             (made / "half").write_text("half")
@@ -128,6 +128,17 @@ def test_checkpoints_outlive_a_kill_and_go_when_the_stage_is_through(
     record(make_run(tmp_path / "again"), unfinished, space)
     assert not unfinished.checkpoints("train").exists()
     assert [path.name for path in space.folder.glob(".train.*")] == [], "nor what was half-written"
+
+
+def test_a_training_goes_on_with_another_number_of_ranks(tmp_path: Path, space: Workspace) -> None:
+    """A machine with two GPUs died, and one with one GPU is free: nothing has to begin anew."""
+    killed_in_train(tmp_path / "killed", space, procs=2, seed=0)
+    assert not Unfinished(space, {"procs": 1, "seed": 1}).checkpoints("train").exists()
+    fewer = Unfinished(space, {"procs": 1, "seed": 0})
+    assert [path.name for path in fewer.checkpoints("train").iterdir()] == ["step-18"]
+    record(make_run(tmp_path / "again"), fewer, space)
+    for procs in (1, 2):
+        assert not Unfinished(space, {"procs": procs, "seed": 0}).checkpoints("train").exists()
 
 
 def test_a_run_lasts_as_long_as_all_its_processes(tmp_path: Path, space: Workspace) -> None:

@@ -39,6 +39,11 @@ ARMS = ("champion", "reference", "explorer", "sharper", "poisoned")
 CHAMPION, REFERENCE, EXPLORER, SHARPER, POISONED = range(5)
 SLOTS, SHARPNESS = 3, 8.0
 """Exploration slots of the explorer and the sharper arm, and how the latter draws."""
+SMOKE_PEOPLE = 250
+"""Users of a smoke run's A/B test: each is asked for in both arms, for the truth."""
+EXPLORED = 700
+"""People at least who meet the exploring and the interleaved arm: with fewer the off-policy
+estimates refuse, for want of an effective sample."""
 LIVE = "live.json"
 SLOT = "clicks an exploration slot, live"
 POISON = Plan(
@@ -157,6 +162,7 @@ def _ab_test(c: Context, service: Service, design: Experiment) -> Outcome:
     found = run_experiment(
         service, c.world, design,
         users=c.config.experiment_users, seed=c.run.seed, folder=c.run.dir / "experiment-log",
+        n_people=SMOKE_PEOPLE if c.smoke else c.feed.n_users,
     )  # fmt: skip
     arm = found.analysis.arms[0]
     n = c.config.experiment_users
@@ -198,7 +204,7 @@ def _explore_and_interleave(c: Context, service: Service) -> None:
 
     service.interleave((CHAMPION, REFERENCE))
     service.set_experiment([0.0, 0.0, 0.35, 0.35, 0.0, 0.3])
-    n, rng = c.config.experiment_users, np.random.default_rng([c.run.seed, 5])
+    n, rng = max(c.config.experiment_users, EXPLORED), np.random.default_rng([c.run.seed, 5])
     people = rng.integers(0, c.feed.n_users, n)
     units = np.array([f"explored-{c.run.seed}-{number}" for number in range(n)])
     bodies = [

@@ -43,6 +43,8 @@ class Fault:
     note: str
     showed: Callable[[Drill], bool] = lambda drill: drill.phases[1].fallbacks > 0
     """Whether the drill shows that the fault was there: by default, fallbacks during it."""
+    mended_s: float = 0.0
+    """Seconds that the phase after the fault lasts at least: what is started again needs some."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def run_drill(
     rate
         Feeds a second (Poisson arrivals, open loop).
     seconds
-        Before the fault, during it, and after it is mended.
+        Before the fault, during it, and after it is mended: the last is longer where the fault
+        asks for it.
 
     Raises
     ------
@@ -188,6 +191,7 @@ def run_drill(
         What breaking or mending raised.
     """
     before, during, after = seconds
+    after = max(after, fault.mended_s)
     schedule = poisson_schedule(rate, before + during + after, seed)
     drawn = np.random.default_rng(seed).choice(np.asarray(users), 512)
     bodies = [json.dumps({"user_id": int(user), "k": k}).encode() for user in drawn]

@@ -23,6 +23,8 @@ from capstone.event_tables import REACTIONS, FeedTables
 from capstone.fault_drills import Fault
 from capstone.serving import Service
 
+RESTART_S = 6.0
+"""Seconds in which TorchServe, killed and started again, answers on an ordinary machine."""
 STATE_ERRORS = re.compile(r"^feed_user_state_errors_total(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -44,6 +46,7 @@ def torchserve_killed(service: Service) -> Fault:
     return Fault(
         "TorchServe killed", kill, service.restart_torchserve,
         "feeds fall back to the last ranking or the popular ones until it is started again",
+        mended_s=RESTART_S,
     )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ def study_service(
         )
         return load
 
-    at(asked_rate, 3.0, 1)  # warms the server's Java up, not counted
+    at(asked_rate, min(3.0, asked_seconds), 1)  # warms the server's Java up, not counted
     asked = at(asked_rate, asked_seconds, 2)
     search = max_rate(
         lambda rate: at(rate, search_seconds, 3).ranked,

@@ -41,9 +41,6 @@ SLOTS, SHARPNESS = 3, 8.0
 """Exploration slots of the explorer and the sharper arm, and how the latter draws."""
 SMOKE_PEOPLE = 250
 """Users of a smoke run's A/B test: each is asked for in both arms, for the truth."""
-EXPLORED = 700
-"""People at least who meet the exploring and the interleaved arm: with fewer the off-policy
-estimates refuse, for want of an effective sample."""
 LIVE = "live.json"
 SLOT = "clicks an exploration slot, live"
 POISON = Plan(
@@ -204,7 +201,7 @@ def _explore_and_interleave(c: Context, service: Service) -> None:
 
     service.interleave((CHAMPION, REFERENCE))
     service.set_experiment([0.0, 0.0, 0.35, 0.35, 0.0, 0.3])
-    n, rng = max(c.config.experiment_users, EXPLORED), np.random.default_rng([c.run.seed, 5])
+    n, rng = c.config.experiment_users, np.random.default_rng([c.run.seed, 5])
     people = rng.integers(0, c.feed.n_users, n)
     units = np.array([f"explored-{c.run.seed}-{number}" for number in range(n)])
     bodies = [

@@ -9,7 +9,6 @@ The last step, a real server over HTTP, is measured apart.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from labs.lab4_model_serving.load_generator import (
     poisson_schedule,
     run_open_loop,
 )
+from labs.lab4_model_serving.load_result import no_garbage_collection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,14 +135,8 @@ def offered(
             send, poisson_schedule(rate, seconds, seed), max_in_flight=4000, timeout=1.0
         )
 
-    collected = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a full collection with torch imported stops this process for 100 ms
-    try:
+    with no_garbage_collection():
         return asyncio.run(run())
-    finally:
-        if collected:
-            gc.enable()
 
 
 def draw_ladder(rungs: Mapping[str, float], limit_ms: float) -> Figure:

@@ -132,7 +132,6 @@ def no_garbage_collection() -> Iterator[None]:
     reported as the server's latency.
     """
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -30,9 +30,9 @@ def show(results: dict[str, Any], folder: Path) -> None:
         console.width = 120
     console.print()
     metrics = Table(title=f"{results['lab']}: measured in this run", title_justify="left")
-    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
-        metrics.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    metrics.add_column("n", justify="right")
+    metrics.add_column("metric", overflow="fold")  # where there is no room, names fold: no number
+    for column in ("value", "95 % interval", "n"):
+        metrics.add_column(column, justify="right", no_wrap=True)
     for name, metric in results["metrics"].items():
         if name.startswith("time."):
             continue

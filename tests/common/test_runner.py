@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import RunError
 from common.latency import LatencySummary
-from common.runner import Run, _published
+from common.runner import Run, _named, _published
 
 ROOT = Path(__file__).resolve().parents[2]
 STORY = '''
@@ -325,6 +325,14 @@ def test_your_own_file_is_run_and_the_terminal_results_and_report_say_so(lab: La
     assert "This run used the learner's own code" in page
     assert f"<code>{named}</code>" in page
     assert f"assignment from {own}" in page, "our file ran in place of the learner's"
+
+
+def test_many_files_of_your_own_are_named_by_folder() -> None:
+    """In a student's repository every stub is one; two dozen paths would hide what comes next."""
+    few = ["work/lab2/a.py", "work/lab2/b.py"]
+    assert _named(few) == "work/lab2/a.py, work/lab2/b.py"
+    many = [f"work/lab2/{name}.py" for name in "abc"] + ["work/capstone/gates.py"]
+    assert _named(many) == "4 files: work/lab2 (3), work/capstone (1)"
 
 
 def test_an_exercise_that_is_not_solved_yet_is_one_line(lab: Lab) -> None:

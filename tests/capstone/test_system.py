@@ -239,6 +239,20 @@ def test_exposures_are_logged_with_unit_arm_and_propensities(service: Service) -
     assert all(0 < p <= 1 for p in mine[0]["propensities"])
 
 
+def test_figures_of_the_service_say_what_was_served_and_at_which_rate(
+    results: dict,  # type: ignore[type-arg]
+) -> None:
+    """A mean of another rate, precision or number of workers is another service's."""
+    metrics = results["metrics"]
+    served = metrics["serving.workers"]
+    assert served["value"] == 1
+    assert "on cpu; the student in int8" in served["how"]
+    for kind in ("stage_ms.score", "cpu_ms.gateway"):
+        for area in ("serving.asked_", "serving."):
+            how = metrics[f"{area}{kind}"]["how"]
+            assert re.search(r"with \d+ feeds/s offered \((not )?held, ", how), how
+
+
 def test_a_unit_always_gets_the_same_variant(service: Service) -> None:
     variants = [service.feed(1, unit_id=f"u{i}")["variant"] for i in range(12)]
     assert variants == [service.feed(2, unit_id=f"u{i}")["variant"] for i in range(12)]

@@ -24,7 +24,7 @@ def world(c: Context) -> None:
     """Simulated people fitted to the ratings, and how like the real ones they are."""
     from capstone import figures_world, world_study
 
-    found = world_study.study_world(c.feed, seed=c.run.seed)
+    found = world_study.study_world(c.feed, seed=c.run.seed, shards=1 if c.smoke else 3)
     position, drift, cost = found.position, found.drift, found.cost
     for name, value, unit in (
         ("naive_bias", position.naive, "ratio"),

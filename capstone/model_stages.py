@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def retrieval(c: Context) -> None:
         "sources", figures_retrieval.draw_sources(study),
         caption="Recall of the test item by source, and what only that source finds.",
     )  # fmt: skip
-    recipe = two_tower.SMOKE if c.smoke else two_tower.Recipe()
+    recipe = replace(two_tower.SMOKE, epochs=1) if c.smoke else two_tower.Recipe()
     study_q = two_tower.study_log_q(c.feed, recipe, n_seeds=1 if c.smoke else 2, seed=c.run.seed)
     for objective in study_q.objectives:
         c.run.metric(

@@ -99,8 +99,11 @@ class WorldStudy:
     same_for_any_ranks: bool
 
 
-def study_world(feed: Feed, seed: int = 0) -> WorldStudy:
-    """Statistics against the real ones, position bias, drift, rankers and the generator's cost."""
+def study_world(feed: Feed, seed: int = 0, *, shards: int = 3) -> WorldStudy:
+    """Statistics against the real ones, position bias, drift, rankers and the generator's cost.
+
+    The cost is measured on so many ``shards``.
+    """
     world = build_world(feed, seed=seed)
     log = real_size(world, impressions=IMPRESSIONS, seed=seed)
     scores = rankers(feed)
@@ -112,7 +115,7 @@ def study_world(feed: Feed, seed: int = 0) -> WorldStudy:
         rankers=tuple(
             _in_world(name, each, lists[name], feed, world) for name, each in scores.items()
         ),
-        cost=generator_cost(replace(LARGE, seed=seed)),
+        cost=generator_cost(replace(LARGE, seed=seed), shards),
         same_for_any_ranks=same_for_any_ranks(seed),
     )
 

@@ -150,13 +150,15 @@ def sharded_model(job: ImpressionJob, ranks: Ranks) -> nn.Module:
 
 
 def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
-    """Compile what each block computes, in place: once for all blocks and all shapes of batches.
+    """Compile what each block computes, in place: two or three times for all blocks and shapes.
 
-    Batches have few shapes, but more than one; without ``dynamic`` there is a compilation for each.
+    The first time for the shape of the first batch, then for any number of lists and tokens. Not
+    with ``dynamic=True``: FSDP's gathered weights would be of any shape as well, the number of
+    heads unknown, and attention left out of the compiled graph.
     """
     for block in blocks:
         block.forward = torch.compile(  # type: ignore[method-assign]
-            block.forward, dynamic=True, backend=backend
+            block.forward, backend=backend
         )
 
 

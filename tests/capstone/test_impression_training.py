@@ -329,7 +329,10 @@ def test_the_strategy_changes_no_number(trained: Path) -> None:
 
 @pytest.mark.slow
 def test_blocks_share_few_compilations_and_change_no_loss() -> None:
-    """Two blocks and batches of many shapes; at full scale each compilation costs a minute. The backend stops before code is generated, which takes most of the time."""
+    """Two blocks and batches of many shapes; at full scale each compilation costs a minute.
+
+    The backend stops before code is generated, which takes most of the time.
+    """
     from torch._dynamo.utils import counters
 
     models = []

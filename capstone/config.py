@@ -88,8 +88,8 @@ class Config:
     """Passes over the training interactions of the random 8:1:1 split."""
     impression_shards: int = 0
     """Shards of simulated impressions that the target-aware ranker trains on; 0: the scale's."""
-    impression_compile: bool | None = None
-    """torch.compile the blocks of the target-aware ranker; None: on GPUs at full scale."""
+    impression_compile: bool = False
+    """torch.compile the blocks of the target-aware ranker, once for each shape of its batches."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""
     start_qps: float = 100.0

@@ -165,12 +165,19 @@ def preprocess(fp32_path: Path, prepared: Path) -> Path:
     InputError
         ``fp32_path`` does not exist.
     """
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if not fp32_path.is_file():
         raise InputError(f"no ONNX model at {fp32_path}; export one first (export_onnx)")
     with quiet():
         quant_pre_process(fp32_path, prepared, skip_symbolic_shape=True)
+    # A weight that was transposed may keep the shape it had, and some versions of onnx refuse the
+    # contradiction. Quantizers read the types, and infer the shapes anew.
+    model = onnx.load(prepared)
+    for value in model.graph.value_info:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(model, prepared)
     return prepared
 
 

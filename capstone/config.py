@@ -112,8 +112,8 @@ class Config:
     """Simulated people of the A/B test, each a request to the live service."""
     repeats: int = 200
     """Simulated repeats of the A/A test and of each kind of rollout."""
-    workers: int = 0
-    """TorchServe workers of each version; 0: one on CPU, four that share a GPU."""
+    workers: int = 1
+    """TorchServe workers of each version; more make smaller batches of those that wait."""
     port: int = 0
     """Port of the gateway; 0 picks a free one."""
 
@@ -146,7 +146,7 @@ class Config:
             require(value >= least, _option(name), value, f"must be at least {least}")
         require(self.impression_shards >= 0, "--impression-shards", self.impression_shards,
                 "must be at least 0")  # fmt: skip
-        require(0 <= self.workers <= 64, "--workers", self.workers, "must be from 0 to 64")
+        require(1 <= self.workers <= 64, "--workers", self.workers, "must be from 1 to 64")
         require(1 <= self.feed_length <= 50, "--feed-length", self.feed_length, "must be 1 to 50")
         require(0 <= self.port <= 65535, "--port", self.port, "must be from 0 to 65535")
 

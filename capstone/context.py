@@ -176,13 +176,6 @@ class Context:
                 "run --stages export,rerank,fairness,bundle with it, or leave it out"
             )
 
-    @property
-    def workers(self) -> int:
-        """TorchServe workers of each version."""
-        from capstone.serving import workers_on
-
-        return self.config.workers or workers_on(self.run.device)
-
     def judged_parts(self, exported: Path, name: str) -> dict[str, Path]:
         """The files of a bundle that its gates judge, from the export stage's folder."""
         return {
@@ -213,7 +206,7 @@ class Context:
             made / "users.json",
             folder=folder,
             device=self.run.device,
-            workers=self.workers,
+            workers=self.config.workers,
             **({"port": self.config.port} | options),
         ) as running:
             yield running

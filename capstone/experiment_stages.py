@@ -129,7 +129,7 @@ def _service(c: Context, name: str, weights: Any) -> Iterator[Service]:
         c.workspace.need("bundle") / "users.json",
         folder=c.run.dir / "logs" / "experiment",
         device=c.run.device,
-        workers=c.workers,
+        workers=c.config.workers,
         port=c.config.port,
         experiment=name,
         arms=ARMS,

@@ -46,8 +46,8 @@ class Options:
     """Keep user state in this Redis (redis://host:port) instead of in SQLite."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where TorchServe runs the ranker."""
-    workers: int = 0
-    """TorchServe workers; 0: one on CPU, four that share a GPU."""
+    workers: int = 1
+    """TorchServe workers; more make smaller batches of those that wait."""
     unregistered: bool = False
     """Serve the last run's champion although no gate let it into the registry."""
     monitoring: bool = True
@@ -71,7 +71,7 @@ def main() -> int:
 def serve(options: Options) -> int:
     """Start the service, say how to ask it, and wait."""
     _require_address(options.host)
-    require(0 <= options.workers <= 64, "--workers", options.workers, "must be from 0 to 64")
+    require(1 <= options.workers <= 64, "--workers", options.workers, "must be from 1 to 64")
     token, admin_token = (
         _read_token(path, option) if path else ""
         for path, option in (

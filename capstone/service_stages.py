@@ -216,10 +216,11 @@ def _say_what_serves(c: Context) -> None:
     """Precision, device and workers: figures of a service are of these."""
     precision, device = c.bundle("champion").facts.precision, c.run.device
     c.run.metric(
-        "serving.workers", c.workers, unit="count",
+        "serving.workers", c.config.workers, unit="count",
         how=f"TorchServe workers of each version, on {device}; the student in {precision}",
     )  # fmt: skip
-    several = "1 TorchServe worker" if c.workers == 1 else f"{c.workers} TorchServe workers"
+    workers = c.config.workers
+    several = "1 TorchServe worker" if workers == 1 else f"{workers} TorchServe workers"
     c.run.note(f"Served: the student in {precision}, by {several} on {device}, one gateway.")
 
 

@@ -26,9 +26,6 @@ from labs.lab4_model_serving.torchserve import ModelSpec, TorchServe, torchserve
 
 START_TIMEOUT_S = 120.0
 """Of TorchServe and of the gateway: each worker imports its libraries and runs its model once."""
-WORKERS = {"cpu": 1, "cuda": 4}
-"""TorchServe workers of each version, by device. On a GPU a worker waits for kernels to start most
-of the time, so several share it; on a CPU each wants a core of its own."""
 ANY_ADDRESS = "0.0.0.0"
 QUEUE = 256
 
@@ -128,7 +125,7 @@ def live(
     arms: Sequence[str] = (),
     experiment: str = "feed",
     device: str = "cpu",
-    workers: int = 0,
+    workers: int = 1,
     in_process: Sequence[int] = (),
     log: Path | None = None,
     state: Path | None = None,
@@ -154,7 +151,7 @@ def live(
     token, admin_token
         What clients and administrators must send; random ones are made when they are empty.
     workers
-        TorchServe workers of each version; 0: :func:`workers_on` this device.
+        TorchServe workers of each version.
     in_process
         Variants that the gateway scores itself: they need no archive and no worker.
     log, state
@@ -179,7 +176,6 @@ def live(
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     served = [each for number, each in enumerate(bundles) if number not in in_process]
-    workers = workers or workers_on(device)
     models = model_specs(served, store, workers)
     token, admin_token = (given or secrets.token_urlsafe(24) for given in (token, admin_token))
     scorer_port, token_file = free_port(), folder / "scorer-token"
@@ -272,11 +268,6 @@ def archive_rankers(bundles: Sequence[Bundle], store: Path) -> None:
         # The manifest says how many candidates a list has.
         files = [bundle.ranker, bundle.folder / MANIFEST]
         build_archive("ranker", bundle.version, handler, files, store)
-
-
-def workers_on(device: str) -> int:
-    """TorchServe workers of each version on ``cpu`` or ``cuda``, unless told otherwise."""
-    return WORKERS[device]
 
 
 def model_specs(bundles: Sequence[Bundle], store: Path, workers: int) -> list[ModelSpec]:

@@ -30,7 +30,7 @@ def test_an_unknown_stage_is_refused_with_the_known_ones(stages: str) -> None:
     [
         ("alpha", 1.5), ("temperature", 0.0), ("ranker_width", 50), ("candidates", 49),
         ("candidates", 901), ("port", 70000), ("experiment_users", 1), ("n_boot", 99),
-        ("student_dropout", 1.0), ("workers", -1), ("workers", 65),
+        ("student_dropout", 1.0), ("workers", 0), ("workers", 65),
     ],
 )  # fmt: skip
 def test_a_value_outside_its_limits_is_named(field: str, value: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import statistics
 import sys
 import time
@@ -162,8 +163,8 @@ def work(job: Job) -> None:
                 results |= probe(job, ranks)
                 watchdog.beat()
             began = time.monotonic()
-            for way in job.ways:
-                late = bool(job.seconds) and time.monotonic() - began > job.seconds
+            for number, way in enumerate(job.ways):
+                late = bool(number and job.seconds) and time.monotonic() - began > job.seconds
                 if any_rank(late):
                     found = {"reason": f"not begun: the {job.seconds:g} s of the sweep were over"}
                 else:
@@ -171,7 +172,9 @@ def work(job: Job) -> None:
                     found = attempt(job, way, ranks, watchdog.beat)
                 results["ways"][way.name] = found
                 if ranks.is_main and job.keep_going:
-                    print(RESULT, json.dumps({"way": way.name} | found), flush=True)
+                    # Without the losses: a line stays whole in the ranks' pipe up to 4 KiB.
+                    short = {name: each for name, each in found.items() if name != "losses"}
+                    print(RESULT, json.dumps({"way": way.name} | short), flush=True)
                 gc.collect()  # the model and its hooks refer to each other
                 if ranks.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -194,7 +197,10 @@ def attempt(job: Job, way: Parallelism, ranks: Ranks, beat: Callable[[], None]) 
     try:
         found = train(job, way, ranks, beat)
     except (InputError, RunError, RuntimeError) as error:
-        what = (str(error).splitlines() or [""])[0]
+        logging.getLogger(__name__).warning("%s failed", way.name, exc_info=True)
+        lines = str(error).splitlines() or [""]
+        # "backend='inductor' raised:" says nothing without the next line.
+        what = " ".join(lines[: 1 + lines[0].endswith(":")])
         found = {"reason": f"rank {ranks.rank}: {type(error).__name__}: {what}"[:400]}
     beat()
     if not any_rank("reason" in found):

@@ -23,8 +23,10 @@ def failing(ranks):
 
     from labs.lab1_fsdp_advanced import worker
 
-    def train(job, failing_ranks, ranks, beat):
-        if ranks.rank in failing_ranks:
+    def train(job, way, ranks, beat):
+        if ranks.rank == 1 and way.fails == [1]:
+            raise RuntimeError("backend='inductor' raised:\nKeyError: 'sum'\n\nand a hint")
+        if ranks.rank in way.fails:
             raise torch.OutOfMemoryError(f"no room on {ranks.rank}\nand a long table")
         time.sleep(0.05)
         return {"tokens_per_second": 1.0}
@@ -33,11 +35,14 @@ def failing(ranks):
     beats = []
     job = SimpleNamespace(keep_going=True)
     answers = {
-        name: worker.attempt(job, set(fails), ranks, lambda: beats.append(ranks.rank))
+        name: worker.attempt(
+            job, SimpleNamespace(name=name, fails=fails), ranks, lambda: beats.append(ranks.rank)
+        )
         for name, fails in {"none": [], "second": [1], "both": [0, 1], "after": []}.items()
     }
     try:
-        worker.attempt(SimpleNamespace(keep_going=False), {0, 1}, ranks, logging.info)
+        both = SimpleNamespace(fails=[0, 1])
+        worker.attempt(SimpleNamespace(keep_going=False), both, ranks, logging.info)
         answers["strict"] = "went on"
     except torch.OutOfMemoryError:
         answers["strict"] = "raised"
@@ -48,7 +53,8 @@ def test_a_combination_that_fails_on_one_rank_is_left_out_by_all_and_the_next_on
     answers = on_ranks(failing, procs=2)
     done = {"tokens_per_second": 1.0}
     assert answers["none"] == answers["after"] == done
-    assert answers["second"] == {"reason": "rank 1: OutOfMemoryError: no room on 1"}
+    said = "rank 1: RuntimeError: backend='inductor' raised: KeyError: 'sum'"
+    assert answers["second"] == {"reason": said}
     assert answers["both"] == {"reason": "rank 0: OutOfMemoryError: no room on 0"}
     assert answers["beats"] == [0, 0, 0, 0]
     assert answers["strict"] == "raised", "outside of a sweep an error ends the run"

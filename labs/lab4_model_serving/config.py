@@ -152,7 +152,7 @@ def for_device(config: Config, device: str) -> Config:
 
 
 WORKERS_PER_GPU = 4
-"""Two layers leave a GPU waiting for tokens and for Python: four workers answered at least 2.6
+"""Two layers leave a GPU waiting for tokens and for Python: four workers answered at least 2.5
 times what one did (docs/benchmarks.md)."""
 
 

@@ -40,7 +40,7 @@ class Plan:
 
     device: Literal["cpu", "cuda"]
     workers: int
-    """Processes, on GPUs a multiple of ``gpus``."""
+    """Processes; as planned, on GPUs a multiple of ``gpus``."""
     threads: int
     """Intra-op threads of each."""
     batch_size: int

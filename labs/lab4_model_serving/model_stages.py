@@ -248,12 +248,13 @@ def climb(
     ]
     steps.append(step(f"{served} batched", served, config.batch_size))
     rungs = []
+    high = min(config.search_high, RUNG_HIGH)
     for each in steps:
         rung = measure(
             each,
             trained.judged.head(RUNG_TEXTS),
-            low=config.search_low / 2,
-            high=min(config.search_high, RUNG_HIGH),
+            low=min(config.search_low, high) / 2,
+            high=high,
             p99_limit_ms=config.p99_limit_ms,
             trial_s=config.ladder_s,
             tries=config.ladder_tries,

@@ -322,7 +322,8 @@ def pay(run: Run, served: FoundRate) -> None:
     from labs.lab4_model_serving.deployment import this_machine
 
     prices = read_prices()
-    gpu = run.results.hardware["gpus"][0]["name"] if run.device == "cuda" else ""
+    gpus = [each["name"] for each in run.results.hardware["gpus"] if run.device == "cuda"]
+    gpu = f"{len(gpus)} x {gpus[0]}" if len(gpus) > 1 else "".join(gpus)
     cores = this_machine().cpus
     instance = like_this(prices, cpus=cores, gpu=gpu)
     why = ""

@@ -190,8 +190,10 @@ def own_server(run: Run, config: Config, bundle: Bundle, part: Part) -> FoundRat
     from labs.lab4_model_serving.versions import BatchSettings
 
     served = plan_for(run, config)
+    # One process, on one GPU: the workers of the others are no threads of its own.
+    runners = -(-served.workers // max(1, served.gpus))
     settings = BatchSettings(
-        max_batch=config.batch_size, max_queue=config.queue_size, runners=served.workers
+        max_batch=config.batch_size, max_queue=config.queue_size, runners=runners
     )
     after_s = min(10.0, 5 * config.overload_s)
     with serve_bundle(

@@ -89,7 +89,7 @@ class Config:
     impression_shards: int = 0
     """Shards of simulated impressions that the target-aware ranker trains on; 0: the scale's."""
     impression_compile: bool = False
-    """torch.compile the blocks of the target-aware ranker, once for each shape of its batches."""
+    """torch.compile the blocks of the target-aware ranker: minutes at full scale."""
     n_boot: int = 1000
     """Bootstrap resamples of every interval."""
     start_qps: float = 100.0

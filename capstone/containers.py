@@ -184,7 +184,7 @@ def scorer(options: Scorer) -> int:
     import asyncio
 
     from capstone import bundle
-    from capstone.serving import QUEUE, model_specs
+    from capstone.serving import QUEUE, START_TIMEOUT_S, model_specs
     from labs.lab4_model_serving.torchserve import torchserve
 
     made, token = options.paths.made, options.paths.secret("scorer_token")
@@ -196,7 +196,7 @@ def scorer(options: Scorer) -> int:
         tempfile.TemporaryDirectory(prefix="scorer-") as folder,
         torchserve(
             store, model_specs(bundles, store, options.workers), folder=Path(folder),
-            gpus=options.gpus, queue_size=QUEUE,
+            gpus=options.gpus, queue_size=QUEUE, start_timeout=START_TIMEOUT_S,
         ) as server,
     ):  # fmt: skip
         return asyncio.run(_proxied(server, token, options.host, options.port))

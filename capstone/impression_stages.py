@@ -51,7 +51,8 @@ def _speed(c: Context, trained: Trained) -> None:
     for name in ("stalled_s", "written_s"):
         seconds = max(getattr(rank, name) for rank in ranks) / saves if saves else None
         c.run.metric(f"impressions.checkpoint.{name}", seconds, unit="s", n=saves, reason=reason,
-                     how="mean of the checkpoints, the slowest rank" if saves else "")  # fmt: skip
+                     how="mean of the checkpoints, the slowest rank; one that is not yet "
+                     "written after the last step is waited for" if saves else "")  # fmt: skip
 
 
 def impressions(c: Context) -> None:

@@ -72,7 +72,7 @@ class ImpressionJob:
     checkpointing
         Activations that are computed again (lab 1).
     compile
-        Compile each block once, for batches of any shape (lab 1).
+        Compile the blocks: :func:`compile_blocks`.
     profile
         Measure, in a step after the last, how long the ranks talk to each other.
     """

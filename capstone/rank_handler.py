@@ -24,9 +24,9 @@ took three quarters of the time a user that it took alone; larger ones gained no
 class RankHandler(onnx_handler.OnnxHandler):
     """Scores the users of a body together, as many as make one run of the model cheaper.
 
-    No score depends on who else is in the run: the scales of a static INT8 model are constants of
-    the model, and in fp32 and fp16 there are none. A *dynamically* quantised model takes one scale
-    for all activations of a run, and would have to be asked for one user at a time.
+    No score depends on who else is in the run, beyond rounding: the scales of a static INT8 model
+    are constants of the model, and in fp32 and fp16 there are none. A *dynamically* quantised model
+    takes one scale for all activations of a run, and would have to be asked for one user at a time.
     """
 
     def setup(self) -> None:

@@ -165,7 +165,13 @@ def row(run: Run, job: Job, way: Parallelism, found: dict[str, Any]) -> Row:
         device=run.device,
         compiled=way.compile,
     ).held.total
-    run.metric(f"{area}.peak_formula_bytes", predicted, unit="bytes")
+    limit = way.compile and way.precision == "fp8" and way.checkpointing == "full"
+    run.metric(
+        f"{area}.peak_formula_bytes",
+        predicted,
+        unit="bytes",
+        how="torch 2.12 or later; before, the products of fp8 are kept as well" if limit else "",
+    )
     empty = Row(str(way.strategy), str(way.precision), way.checkpointing, way.compile, predicted)
     if reason := found.get("reason"):
         for name, unit in (

@@ -342,6 +342,8 @@ def show(options: Options) -> bool:
         f"a step; again: operations repeated. Budget: {budget / GIB:.1f} GiB "
         f"({USABLE:.0%} of {options.gib:g})."
     )
+    if options.compile and options.precision == "fp8":
+        print("full: from torch 2.12 on; before, blocks also keep what their fp8 products give.")
     print(f"take: {chosen.name}" if chosen else f"nothing fits; {advice(setup, memory)}")
     return chosen is not None
 

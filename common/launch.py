@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import RunError
@@ -93,6 +95,21 @@ def torchrun(
         status = child.wait()
     if status != 0:
         raise RunError(f"{module} failed on {procs} ranks: {cause(recent)} (log: {log})")
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that only a ``RunError`` leaves behind: its message names a log in it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    keep = False
+    try:
+        yield folder
+    except RunError:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
 
 
 def environment(*, procs: int, device: str, interface: str = "lo") -> dict[str, str]:

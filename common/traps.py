@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from common.errors import EXIT_BAD_INPUT
+from common.errors import EXIT_OK, InputError, exit_status
 from common.exercises.unsolved import advice
 
 
@@ -24,8 +24,14 @@ class Trap:
 def show(traps: Sequence[Callable[[], Trap]]) -> None:
     """Run each trap and print what it shows; arguments on the command line select by name.
 
-    One that needs an exercise which is not solved yet says so.
+    One that needs an exercise which is not solved yet says so. An error ends the program with the
+    exit status it means.
     """
+    if status := exit_status(lambda: _show(traps)):
+        raise SystemExit(status)
+
+
+def _show(traps: Sequence[Callable[[], Trap]]) -> int:
     from rich.console import Console
     from rich.markup import escape
 
@@ -34,8 +40,7 @@ def show(traps: Sequence[Callable[[], Trap]]) -> None:
     by_name = {trap.__name__: trap for trap in traps}
     if unknown := [name for name in asked if name not in by_name]:
         names = ", ".join(by_name)
-        print(f"error: no trap is called {unknown[0]!r}; the traps here: {names}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT)
+        raise InputError(f"no trap is called {unknown[0]!r}; the traps here: {names}")
     for trap in [by_name[name] for name in asked] or traps:
         start = time.perf_counter()
         try:
@@ -59,3 +64,4 @@ def show(traps: Sequence[Callable[[], Trap]]) -> None:
                 soft_wrap=True,
             )
         console.print(f"  {result.why}", markup=False)
+    return EXIT_OK

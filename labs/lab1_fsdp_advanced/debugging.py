@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from common.errors import EXIT_BAD_INPUT, InputError, RunError
+from common.errors import EXIT_OK, InputError, RunError, exit_status
 from common.exercises import exercise
 from common.launch import torchrun
 from labs.lab1_fsdp_advanced.flight_recorder import (
@@ -249,17 +249,21 @@ def torchfrtrace(folder: Path) -> str:
     return "\n$ torchfrtrace (without stacks)\n" + "\n".join(shown)
 
 
-def main(names: Sequence[str]) -> None:
+def main(names: Sequence[str]) -> int:
+    return exit_status(lambda: _show(names))
+
+
+def _show(names: Sequence[str]) -> int:
     for name in names:
         if name not in list(Case):
-            print(f"error: no case is called {name!r}; try {', '.join(Case)}", file=sys.stderr)
-            raise SystemExit(EXIT_BAD_INPUT)
+            raise InputError(f"no case is called {name!r}; try {', '.join(Case)}")
     for case in map(Case, names or [Case.STARVED]):
         with tempfile.TemporaryDirectory(prefix=f"{case}-") as folder:
             print(f"== {case}: {CASES[case]}\n")
             print(run(case, Path(folder)), flush=True)
             print(torchfrtrace(Path(folder)), flush=True)
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

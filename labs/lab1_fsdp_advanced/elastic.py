@@ -19,14 +19,13 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError, RunError, require
-from common.launch import torchrun
+from common.errors import EXIT_OK, InputError, exit_status, require
+from common.launch import scratch_folder, torchrun
 
 MODULE = "labs.lab1_fsdp_advanced.elastic"
 STOP = "stop"
@@ -213,19 +212,18 @@ def show(folder: Path) -> None:
     )
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--rank"]:
         rank_main(Path(arguments[1]), Plan(**json.loads(arguments[2])))
-        return
-    folder = Path(tempfile.mkdtemp(prefix="elastic-"))
-    try:
-        show(folder)
-    except (InputError, RunError) as error:  # its message names a log in the folder
-        print(f"error: {error}", file=sys.stderr)
-        bad = isinstance(error, InputError)
-        raise SystemExit(EXIT_BAD_INPUT if bad else EXIT_FAILED) from None
-    shutil.rmtree(folder)
+        return EXIT_OK
+
+    def command() -> int:
+        with scratch_folder("elastic-") as folder:
+            show(folder)
+        return EXIT_OK
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError, RunError, require
-from common.launch import LOST_PEER, cause, command, environment, torchrun
+from common.errors import EXIT_OK, InputError, RunError, exit_status, require
+from common.launch import LOST_PEER, cause, command, environment, scratch_folder, torchrun
 from common.process import Child, supervised
 
 INTERFACE = "eth0"
@@ -231,19 +231,14 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="two-nodes-"))
-    try:
-        print(table(compare(folder)))
-    except RunError as error:  # its message names a log in the folder
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED) from None
-    except InputError as error:
-        shutil.rmtree(folder)
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
-    shutil.rmtree(folder)
+def main() -> int:
+    def show() -> int:
+        with scratch_folder("two-nodes-") as folder:
+            print(table(compare(folder)))
+        return EXIT_OK
+
+    return exit_status(show)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

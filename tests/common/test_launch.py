@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.errors import RunError
-from common.launch import cause, torchrun
+from common.errors import InputError, RunError
+from common.launch import cause, scratch_folder, torchrun
 
 TINY = """
 import os, signal, sys, time
@@ -203,3 +203,17 @@ def test_a_module_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
 def test_the_cause_is_the_rank_that_failed_first(lines: list[str], expected: str) -> None:
     """Peers of a dead rank raise too, and often print before torchrun reports what happened."""
     assert cause([line for text in lines for line in text.splitlines()]) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(RunError, True), (InputError, False), (KeyboardInterrupt, False)]
+)
+def test_only_a_failed_run_leaves_its_folder_for_its_log_is_named(
+    error: type[BaseException], left: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C leaves nothing half-written; a log that an error message names must be there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(error), scratch_folder("case-") as folder:
+        (folder / "log").touch()
+        raise error
+    assert [each.name for each in tmp_path.glob("case-*/*")] == ["log"] * left

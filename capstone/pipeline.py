@@ -60,6 +60,8 @@ STAGES: dict[str, Callable[[Context], None]] = {
     "card": evidence_stages.card,
 }
 assert tuple(STAGES) == NAMES
+ALONE = {"impressions"}
+"""Stages whose training reads nothing of other stages, and goes on whichever of them ran anew."""
 DESCRIPTIONS = {name: " ".join((stage.__doc__ or "").split()) for name, stage in STAGES.items()}
 
 
@@ -86,7 +88,7 @@ def run_stages(run: Run, config: Config) -> Unfinished:
         going_on = True
         for name in config.chosen_stages():
             # What comes after a stage that ran anew may have used its earlier result.
-            if not going_on:
+            if config.fresh or not (going_on or name in ALONE):
                 unfinished.forget(name)
             going_on = going_on and unfinished.finished(name)
             if going_on:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
+from capstone import pipeline
 from capstone.config import SCALES
 from capstone.unfinished import Unfinished
 from capstone.workspace import Workspace
@@ -139,6 +141,31 @@ def test_a_training_goes_on_with_another_number_of_ranks(tmp_path: Path, space: 
     record(make_run(tmp_path / "again"), fewer, space)
     for procs in (1, 2):
         assert not Unfinished(space, {"procs": procs, "seed": 0}).checkpoints("train").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "fresh", "goes_on"),
+    [("impressions", False, True), ("impressions", True, False), ("distill", False, False)],
+)
+def test_on_other_ranks_only_what_reads_no_stage_that_ran_anew_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, fresh: bool, goes_on: bool
+) -> None:
+    """Records of stages are of a number of ranks, so those before run anew: a student's teacher is
+    another then, simulated impressions are not. ``--fresh`` begins both anew."""
+    stages = stage if fresh else f"data,{stage}"
+    config = replace(SCALES["smoke"], stages=stages, batch_size=8)
+    space = Workspace(tmp_path / "out", "smoke", 0, False, config)
+    killed = Unfinished(space, asdict(config) | {"device": "cpu", "procs": 2})
+    (killed.checkpoints(stage) / "step-18").mkdir(parents=True)
+    found: list[bool] = []
+    monkeypatch.setitem(pipeline.STAGES, "data", lambda c: None)
+    monkeypatch.setitem(
+        pipeline.STAGES, stage, lambda c: found.append((c.checkpoints / "step-18").is_dir())
+    )
+    run = make_run(tmp_path / "run")
+    run.options, run.scale = replace(run.options, out=tmp_path / "out"), "smoke"
+    pipeline.run_stages(run, replace(config, fresh=fresh))
+    assert found == [goes_on]
 
 
 def test_a_run_lasts_as_long_as_all_its_processes(tmp_path: Path, space: Workspace) -> None:

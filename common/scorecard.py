@@ -30,8 +30,10 @@ def show(results: dict[str, Any], folder: Path) -> None:
         console.width = 120
     console.print()
     metrics = Table(title=f"{results['lab']}: measured in this run", title_justify="left")
-    metrics.add_column("metric", overflow="fold")  # where there is no room, names fold: no number
-    for column in ("value", "95 % interval", "n"):
+    # Where there is no room, names fold and units wrap; no number is cut.
+    metrics.add_column("metric", overflow="fold", min_width=10)
+    metrics.add_column("value", justify="right", min_width=10)
+    for column in ("95 % interval", "n"):
         metrics.add_column(column, justify="right", no_wrap=True)
     for name, metric in results["metrics"].items():
         if name.startswith("time."):

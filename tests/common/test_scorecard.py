@@ -69,13 +69,19 @@ def test_the_learners_own_code_is_said_at_the_end(capsys: pytest.CaptureFixture[
     assert "Scorecard" not in out
 
 
-def test_a_long_name_takes_the_room_of_no_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without its n, an interval cannot be judged; a folded name can still be read."""
+@pytest.mark.parametrize("width", [120, 80, 60])
+def test_a_long_name_takes_the_room_of_no_number(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its n, an interval cannot be judged; a folded name or unit can still be read."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, which has a width
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
     long = {
         "value": 99.35, "unit": "% of the largest profit", "n": 30162, "ci95": [99.2315, 99.4712]
     }  # fmt: skip
     name = "lending.profit_share_of_the_rule_that_knows_no_group_at_all_in_any_of_its_thresholds"
     show(results(metrics={name: long}), Path("runs"))
     out = capsys.readouterr().out
-    for shown in ("99.35 % of the largest profit", "99.23 to 99.47", "30,162", name[:30]):
+    for shown in ("99.35 %", "profit", "99.23 to 99.47", "30,162", name[:10]):
         assert shown in out, f"{shown!r} is not in:\n{out}"

@@ -38,8 +38,6 @@ UNDER_WAY = 2
 """POSTs at a time: one that the worker runs, and one that is ready when it has finished."""
 USERS = 16
 """Users of one POST at most."""
-SLOTS = 64
-"""POSTs at a time of all versions together."""
 
 
 class Scorer(Protocol):
@@ -71,7 +69,7 @@ class TorchServeConnection:
         POSTs at a time of all versions together: at least the sum of what its scorers may send.
     """
 
-    def __init__(self, url: str, token: str | Path, *, slots: int = SLOTS) -> None:
+    def __init__(self, url: str, token: str | Path, *, slots: int = UNDER_WAY) -> None:
         self.url, self._source = url, token
         self.token = ""
         self.read_token()

@@ -64,7 +64,7 @@ def exit_status(
     """
     try:
         status = command()
-        sys.stdout.flush()
+        _flush()
         return status
     except InputError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
@@ -78,7 +78,7 @@ def exit_status(
             return EXIT_FAILED
         if told is not None and error.errno not in told:
             raise
-        what = error.strerror or str(error)
+        what = error.strerror or str(error) or type(error).__name__
         return _fail(f"{error.filename}: {what}" if error.filename else what, EXIT_FAILED)
 
 
@@ -86,11 +86,15 @@ def _fail(message: str, status: int) -> int:
     if os.environ.get("LABS_TRACEBACK"):
         traceback.print_exc()
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:  # its disk is full or its reader is gone: without this Python would say so too
         _discard_output()
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status
+
+
+def _flush() -> None:
+    print(end="", flush=True)  # does nothing where standard output was closed (``>&-``)
 
 
 def _reader_is_gone() -> bool:

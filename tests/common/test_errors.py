@@ -59,6 +59,7 @@ def test_callers_may_catch_them_as_what_they_are() -> None:
         (KeyboardInterrupt(), 130, "error: interrupted: nothing is left running"),
         (FULL, 1, "error: /data/out: No space left on device"),
         (OSError(errno.EIO, "Input/output error"), 1, "error: Input/output error"),
+        (TimeoutError(), 1, "error: TimeoutError"),
     ],
 )
 def test_an_error_is_one_line_and_the_status_it_means(
@@ -81,6 +82,16 @@ def test_a_mistake_of_the_program_is_not_told_as_the_users(
     """One line would hide where it came from."""
     with pytest.raises(type(error)):
         exit_status(raising(error), told=told)
+
+
+def test_a_program_whose_output_was_closed_ends_as_any_other(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``>&-``: Python has no standard output then, and the error still goes to the other."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert exit_status(lambda: EXIT_OK) == 0
+    assert exit_status(raising(RunError("the server died"))) == 1
+    assert capfd.readouterr().err == "error: the server died\n"
 
 
 def test_where_an_error_came_from_is_shown_on_demand(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from common.errors import EXIT_BAD_INPUT, InputError, require
+from common.errors import EXIT_FAILED, EXIT_OK, InputError, exit_status, require
 from common.exercises import exercise
 from labs.lab1_fsdp_advanced.candidates import Candidate, Setup, candidate, candidates
 from labs.lab1_fsdp_advanced.config import PrecisionName, SizeName
@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status 0 with a choice, 1 when nothing fits, 2 for bad input."""
     import tyro
 
-    try:
+    def command() -> int:
         options = tyro.cli(
             Options,
             prog="python -m labs.lab1_fsdp_advanced.planner",
@@ -360,11 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        found = show(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_BAD_INPUT) from None
-    raise SystemExit(0 if found else 1)
+        return EXIT_OK if show(options) else EXIT_FAILED
+
+    sys.exit(exit_status(command))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import EXIT_FAILED, RunError, require
+from common.errors import EXIT_FAILED, EXIT_OK, RunError, exit_status, require
 from common.process import supervised
 from common.progress import Progress
 from labs.lab2_vector_db.collection import Collection
@@ -360,6 +360,10 @@ def main(argv: Sequence[str] | None = None, store: type[Collection] = Collection
     parser.add_argument("--writers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     options = vars(parser.parse_args(argv))
+    return exit_status(lambda: _run(options, store))
+
+
+def _run(options: dict[str, Any], store: type[Collection]) -> int:
     folder, as_json = options.pop("folder"), options.pop("json")
     with (
         tempfile.TemporaryDirectory(prefix="crash-test-") as temporary,
@@ -376,7 +380,7 @@ def main(argv: Sequence[str] | None = None, store: type[Collection] = Collection
         report = kill_loop(where, store=store, progress=progress, **options)
     fields = asdict(report)
     print(json.dumps(fields) if as_json else "\n".join(f"{k:18}{v}" for k, v in fields.items()))
-    return 0 if report.clean else EXIT_FAILED
+    return EXIT_OK if report.clean else EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -115,6 +115,10 @@ class Scorer:
     gpus: int = 0
     """GPUs to spread the workers over."""
 
+    def __post_init__(self) -> None:
+        require(1 <= self.workers <= 64, "--workers", self.workers, "must be from 1 to 64")
+        require(self.gpus >= 0, "--gpus", self.gpus, "must be at least 0")
+
 
 @dataclass(frozen=True)
 class Monitor:

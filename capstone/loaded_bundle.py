@@ -32,7 +32,7 @@ from labs.lab4_model_serving.export import session
 
 Ints = NDArray[np.int64]
 REMEMBERED = 10_000
-"""Users whose candidates are kept."""
+"""Users whose candidates are kept: those that were asked for last."""
 
 
 class Mismatch(InputError):
@@ -84,6 +84,7 @@ class LoadedBundle:
         """
         known = self.remembered.get(user)
         if known is not None and known[0].equals(history):
+            self.remembered.move_to_end(user)
             return known[1]
         limit, nearest = self.bundle.candidates, np.zeros(0, dtype=np.int64)
         if len(history.wanted):

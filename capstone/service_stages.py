@@ -14,6 +14,7 @@ from capstone import figures
 from capstone.bundle_stages import read_scored
 from capstone.context import Context
 from capstone.names import slug
+from capstone.student import served_precision
 from common.errors import RunError
 
 if TYPE_CHECKING:
@@ -222,6 +223,12 @@ def _say_what_serves(c: Context) -> None:
     workers = c.config.workers
     several = "1 TorchServe worker" if workers == 1 else f"{workers} TorchServe workers"
     c.run.note(f"Served: the student in {precision}, by {several} on {device}, one gateway.")
+    usual = served_precision("auto", device)
+    if c.config.served == "auto" and precision != usual:
+        c.run.note(
+            f"It was exported for another device; on {device} it is usually served in {usual}: "
+            "--stages export,rerank,fairness,bundle,load makes and measures that."
+        )
 
 
 @contextmanager

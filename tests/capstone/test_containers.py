@@ -17,7 +17,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from capstone import bundle
-from capstone.containers import Gateway, Paths, gateway, main
+from capstone.containers import Gateway, Paths, Scorer, gateway, main
 from capstone.monitor import write_groups
 from capstone.release import Source, publish
 from capstone.score_codec import CONTENT_TYPE, ScoreRequest, encode
@@ -142,6 +142,8 @@ def test_what_is_missing_is_named_with_its_fix(
     (tmp_path / "feed_token").write_text("short\n", encoding="utf-8")
     with pytest.raises(InputError, match="length of the secret feed_token = 5"):
         paths.secret("feed_token")
+    with pytest.raises(InputError, match="must be from 1 to 64"):
+        Scorer(workers=0)
     with pytest.raises(InputError, match="must name at least one"):
         gateway(Gateway(Paths(release=tmp_path, bundles=())))
 

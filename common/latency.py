@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+
+@contextmanager
+def no_garbage_collection(*, collect: bool = False) -> Iterator[None]:
+    """Switch the cyclic collector off for the length of a measurement.
+
+    With many objects alive a full collection stops this process for 100 ms or more, which would be
+    reported as the latency of what is measured.
+
+    Parameters
+    ----------
+    collect
+        Collect once before, so that a long block begins with the memory that it needs.
+    """
+    enabled = gc.isenabled()
+    if collect:
+        gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,11 @@ def prepare(autograder: Path, lab: str) -> None:
 
     seed = autograder / "source" / SEED
     if not seed.exists():
-        os.close(os.open(seed, os.O_CREAT | os.O_WRONLY, 0o600))
-        seed.write_text(str(secrets.randbelow(1 << 31)))
+        partial = seed.with_name(f".{seed.name}.partial")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
+            out.write(str(secrets.randbelow(1 << 31)))
+        partial.replace(seed)
     cache = autograder / "source" / CACHE
     cache.mkdir(mode=0o700, exist_ok=True)
     with LabGrader(find_root(), lab, secret_seed=int(seed.read_text()), cache=cache) as grader:

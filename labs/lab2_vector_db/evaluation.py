@@ -6,7 +6,6 @@ of a service. So all of them are measured by the same code.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import require
 from common.exercises import exercise
-from common.latency import LatencySummary
+from common.latency import LatencySummary, no_garbage_collection
 from labs.lab2_vector_db.index_types import FAISS_METRICS, Metric, check_vectors
 from labs.lab2_vector_db.search import search
 
@@ -225,7 +224,7 @@ def answer_serially(
     """
     queries = check_vectors(queries, name="queries")
     answers, seconds = [], np.empty(len(queries))
-    with one_thread(), no_garbage_collection():
+    with one_thread(), no_garbage_collection(collect=True):
         for row in range(min(warmup, len(queries))):
             answer(queries[row : row + 1])
         for row in range(len(queries)):
@@ -309,16 +308,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(threads)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep Python's collector out of the block: with many objects alive it stops for 100 ms."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

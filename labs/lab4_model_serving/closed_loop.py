@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError, require
+from common.latency import no_garbage_collection
 from labs.lab4_model_serving.http_client import HttpClient, build_request, run_on_fast_loop
-from labs.lab4_model_serving.load_result import LoadResult, Send, kind, no_garbage_collection
+from labs.lab4_model_serving.load_result import LoadResult, Send, kind
 
 
 async def run_closed_loop(

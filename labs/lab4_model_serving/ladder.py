@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.data.labelled_texts import Part
 from common.errors import require
-from common.latency import LatencySummary
+from common.latency import LatencySummary, no_garbage_collection
 from labs.lab4_model_serving.batcher import Batcher, QueueFull
 from labs.lab4_model_serving.load_generator import (
     LoadResult,
@@ -28,7 +28,6 @@ from labs.lab4_model_serving.load_generator import (
     poisson_schedule,
     run_open_loop,
 )
-from labs.lab4_model_serving.load_result import no_garbage_collection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

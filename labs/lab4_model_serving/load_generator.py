@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, require
 from common.exercises import exercise
+from common.latency import no_garbage_collection
 from labs.lab4_model_serving.arrivals import poisson_schedule
 from labs.lab4_model_serving.closed_loop import correct_coordinated_omission, run_closed_loop
 from labs.lab4_model_serving.early_stopping import StopTest, WatchedRun
@@ -40,7 +41,6 @@ from labs.lab4_model_serving.load_result import (
     Send,
     busy_seconds,
     kind,
-    no_garbage_collection,
 )
 from labs.lab4_model_serving.rate_search import RateSearch, max_rate
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,22 +120,6 @@ class LoadResult:
         if self.stopped:
             found.append(f"stopped early: {self.stopped}")
         return tuple(found)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Switch the cyclic collector off for the length of a run.
-
-    With torch imported a full collection stops this process for 100 ms or more, which would be
-    reported as the server's latency.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def busy_seconds() -> float:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import require
+from common.latency import no_garbage_collection
 from labs.lab4_model_serving.http_client import HttpClient, build_request, run_on_fast_loop
 from labs.lab4_model_serving.load_generator import LoadResult, poisson_schedule, run_open_loop
-from labs.lab4_model_serving.load_result import no_garbage_collection
 from labs.lab4_model_serving.nginx import Balancing, nginx, read_access_log
 from labs.lab4_model_serving.replicas import ReplicaSpec, replicas
 

@@ -16,7 +16,6 @@ COMMAND += ["--device", "cpu", "--procs", "1", "--strategies", "FULL_SHARD"]
 def failing(ranks):
     """Ways that fail on no rank, on the second alone, on both; without and with ``keep_going``."""
     import logging
-    import time
     from types import SimpleNamespace
 
     import torch
@@ -28,7 +27,6 @@ def failing(ranks):
             raise RuntimeError("backend='inductor' raised:\nKeyError: 'sum'\n\nand a hint")
         if ranks.rank in way.fails:
             raise torch.OutOfMemoryError(f"no room on {ranks.rank}\nand a long table")
-        time.sleep(0.05)
         return {"tokens_per_second": 1.0}
 
     worker.train = train

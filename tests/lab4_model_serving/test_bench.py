@@ -11,7 +11,7 @@ import pytest
 from common.errors import InputError
 from common.process import supervised
 from labs.lab4_model_serving import bench, bench_servers
-from labs.lab4_model_serving.config import Config
+from labs.lab4_model_serving.config import Config, for_device
 from labs.lab4_model_serving.early_stopping import Slo
 from labs.lab4_model_serving.figures_bench import draw_bench
 from labs.lab4_model_serving.load_generator import LoadResult
@@ -104,7 +104,7 @@ def test_the_cpu_time_of_all_processes_counts():
 
 def test_every_server_is_set_as_the_deliverable_is(tmp_path, monkeypatch):
     """Batches, delay, queue, workers of ``make lab4``; "as it comes" keeps what it comes with."""
-    config = Config()
+    config = for_device(Config(), "cpu")
     told = {}
 
     def noting(name):

@@ -94,12 +94,13 @@ def test_the_table_is_sorted_by_rate_and_the_figure_has_every_server():
 
 def test_the_cpu_time_of_all_processes_counts():
     """A child of a child as well: a JVM's workers do most of the work."""
-    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\ninput()"
+    # It stays: what a process that has ended took is no longer there to be read.
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\n"
+    burn += "time.sleep(60)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
     with supervised([sys.executable, "-c", code]) as child:
-        before = bench.cpu_seconds(child)
         child.output.readline()
-        assert bench.cpu_seconds(child) - before >= 0.25
+        assert bench.cpu_seconds(child) >= 0.3
 
 
 def test_every_server_is_set_as_the_deliverable_is(tmp_path, monkeypatch):

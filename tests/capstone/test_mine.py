@@ -65,7 +65,8 @@ def test_start_check_solve_check_and_the_capstone_runs_on_it(tmp_path: Path) -> 
         env={"LABS_WORK": str(work), "PROOF": str(proof)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "running your code: " in done.stdout and "work/lab5_distillation" in done.stdout
+    assert "running your code: " in done.stdout
+    assert "work/lab5_distillation" in done.stdout
     results = json.loads((out / "capstone" / "latest" / "results.json").read_text())
     assert results["mine"] is True
     page = (out / "capstone" / "latest" / "report.html").read_text()

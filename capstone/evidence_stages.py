@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from capstone.bundle_stages import read_scored
-from capstone.config import SCALES
 from capstone.context import Context
 from capstone.names import slug
 
@@ -44,9 +43,6 @@ def evidence(c: Context) -> None:
         "aa.excess", max(low - 0.05, 0.05 - high, 0.0), unit="ratio", n=c.config.repeats,
         how="how far 5 % lies outside the interval of the planned look; 0 is quiet",
     )  # fmt: skip
-    asked = SCALES["standard"].repeats
-    if c.config.repeats < asked:
-        c.run.unmeasured("C.aa", f"--repeats {c.config.repeats}: the claim is about {asked}")
     for name, each in found.rollouts.items():
         for what, interval in (
             ("promoted", each.promoted_ci), ("stopped", each.stopped_ci), ("given_up", None)
